@@ -1,0 +1,214 @@
+"""Navigation tasks (Goal, Push, Button, Circle, Run) of Safety-Gymnasium behind Gymnasium's API.
+
+Layouts, dynamics, observations, rewards and costs are computed by the package (Ji et al., 2023). What differs:
+
+- The cost is in ``info``, every cost at every step, by name.
+- ``reset(seed=s)`` gives the package's layout of seed ``s``; a later ``reset()`` draws its layout seed from the env's
+  own generator. The package continues an unseeded one, and draws from numpy's global state when it is made.
+- An episode that ends because no place for the next goal was found is truncated: the agent did not end it.
+- A diverged simulation is an error.
+- Textures are decoded only if the env can render.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from typing import Any
+
+import gymnasium
+import mujoco  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+from saferl.envs.safety_gymnasium import compat
+from saferl.envs.velocity import require_valid_simulation
+from saferl.errors import ConfigError, UnknownNameError, UsageError
+
+Array = npt.NDArray[np.float64]
+
+AGENTS = ("Point", "Car", "Doggo", "Racecar", "Ant")
+TASKS = (*(f"{task}{level}" for task in ("Goal", "Push", "Button", "Circle") for level in range(3)), "Run0")
+_SEEDS = 2**32
+"""The package's generator takes seeds below this."""
+
+
+def make_navigation(
+    env_id: str,
+    *,
+    render_mode: str | None = None,
+    max_episode_steps: int | None = None,
+    width: int = 256,
+    height: int = 256,
+    camera: str = "fixedfar",
+) -> NavigationEnv:
+    """The navigation task ``env_id``, for example ``"SafetyPointGoal1-v0"``.
+
+    Args:
+        env_id: ``Safety<agent><task>-v0`` with an agent of :data:`AGENTS` and a task of :data:`TASKS`.
+        render_mode: ``"rgb_array"``, or None for an env that cannot render but resets 30 times faster.
+        max_episode_steps: Time limit in steps; None for the task's own (1000, or 500 for Circle and Run).
+        width: Width of rendered images in pixels.
+        height: Height of rendered images in pixels.
+        camera: ``"fixedfar"``, ``"fixednear"``, ``"track"`` (behind the agent) or ``"vision"`` (its eyes).
+
+    Raises:
+        UnknownNameError: no such task or render mode.
+        UsageError: safety-gymnasium is not installed, or is another version than 1.0.0.
+    """
+    return NavigationEnv(
+        env_id,
+        render_mode=render_mode,
+        max_episode_steps=max_episode_steps,
+        width=width,
+        height=height,
+        camera=camera,
+    )
+
+
+class NavigationEnv(gymnasium.Env[Array, Array]):
+    """One navigation task.
+
+    ``info`` of every step holds ``costs`` (``cost``, which is 1 if any part is, and each part by name), ``cost`` and
+    ``goal_met``.
+
+    Example:
+        >>> env = NavigationEnv("SafetyPointGoal1-v0")
+        >>> obs, info = env.reset(seed=0)
+        >>> obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> info["costs"]
+        {'cost': 0.0, 'hazards': 0.0}
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        width: int = 256,
+        height: int = 256,
+        camera: str = "fixedfar",
+    ) -> None:
+        """Build the task; see :func:`make_navigation` for the arguments and errors."""
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ConfigError(f"max_episode_steps must be at least 1; got {max_episode_steps}.")
+        self.env_id = env_id
+        self.render_mode = render_mode
+        self._image = {"height": height, "width": width}
+        self._camera = camera
+        self._renderer: mujoco.Renderer | None = None
+        self._builder = _build(env_id, keeps_textures=render_mode is not None)
+        if max_episode_steps is not None:
+            self._builder.task.num_steps = max_episode_steps
+        self._cost_keys: dict[str, str] = {}
+        self.observation_space = self._builder.observation_space
+        self.action_space = self._builder.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Build a new layout; with ``seed``, the one that the seed determines, and all later ones too."""
+        super().reset(seed=seed, options=options)
+        layout_seed = seed if seed is not None and seed < _SEEDS else int(self.np_random.integers(_SEEDS))
+        obs, _ = self._builder.reset(seed=layout_seed)
+        self._cost_keys = {_cost_name(key): key for key in ("cost_sum", *self._builder.cost)}
+        return obs, {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Move for one control step.
+
+        Raises:
+            EnvContractError: the simulation diverged.
+        """
+        builder = self._builder
+        if builder.done:
+            raise gymnasium.error.ResetNeeded(f"{self.env_id}: the episode is over or has not begun; call reset first.")
+        try:
+            obs, reward, _, terminated, truncated, package_info = builder.step(np.asarray(action, dtype=np.float64))
+        except Exception:
+            # After a divergence the package fails in many ways, all misleading.
+            require_valid_simulation(builder.task.data, self.env_id)
+            raise
+        require_valid_simulation(builder.task.data, self.env_id)
+        # The package leaves a cost out while it cannot be incurred: that of buttons, just after a new goal.
+        costs = {name: float(package_info.get(key, 0.0)) for name, key in self._cost_keys.items()}
+        goal_met = bool(package_info.get("goal_met", False))
+        if terminated and goal_met and builder.task.mechanism_conf.continue_goal and builder.task.agent.is_alive():
+            terminated, truncated = False, True
+        info = {"cost": costs["cost"], "costs": costs, "goal_met": goal_met}
+        return obs, float(reward), bool(terminated), bool(truncated), info
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """An RGB image of the current state, shape (height, width, 3); None without a render mode.
+
+        Raises:
+            UsageError: OpenGL does not work here.
+        """
+        if self.render_mode is None:
+            return None
+        task = self._builder.task
+        if self._renderer is None or self._renderer.model is not task.model:  # each layout is a model of its own
+            self.close()
+            self._renderer = _new_renderer(task.model, **self._image)
+        options = mujoco.MjvOption()
+        options.geomgroup[:] = 1  # goals and obstacles are in groups that MuJoCo hides by default
+        self._renderer.update_scene(task.data, camera=self._camera, scene_option=options)
+        image: npt.NDArray[np.uint8] = self._renderer.render()
+        return image
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+def _build(env_id: str, *, keeps_textures: bool) -> Any:
+    """The package's env for ``env_id``, made without touching numpy's global generator."""
+    known = {f"Safety{agent}{task}-v0": agent for agent, task in itertools.product(AGENTS, TASKS)}
+    if env_id not in known:
+        raise UnknownNameError("navigation task", env_id, known)
+    package_builder: Any = compat.load("builder").Builder
+    package_world: Any = compat.load("world").World
+
+    class SeededBuilder(package_builder):  # type: ignore[misc]
+        def set_seed(self, seed: int | None = None) -> None:
+            super().set_seed(0 if seed is None else seed)
+
+    class BareWorld(package_world):  # type: ignore[misc]
+        """A world whose model has no textures: the package compiles what it reads back from ``xml_string``."""
+
+        @property
+        def xml_string(self) -> str | None:
+            return self._xml
+
+        @xml_string.setter
+        def xml_string(self, xml: str | None) -> None:
+            self._xml = None if xml is None else compat.without_textures(xml)
+
+    with warnings.catch_warnings(), np.errstate(over="ignore"):
+        # Both are harmless: index arrays of one element, and a float32 bound compared with float64's largest number.
+        warnings.filterwarnings("ignore", message="Conversion of an array with ndim > 0", category=DeprecationWarning)
+        builder = SeededBuilder(env_id, {"agent_name": known[env_id]})
+    # A world made beforehand also spares the first reset one of its two compilations.
+    world_class = package_world if keeps_textures else BareWorld
+    builder.task.world = world_class(builder.task.agent, builder.task._obstacles)
+    return builder
+
+
+def _new_renderer(model: mujoco.MjModel, *, height: int, width: int) -> mujoco.Renderer:
+    try:
+        return mujoco.Renderer(model, height, width)
+    except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
+        raise UsageError(
+            f"Rendering needs OpenGL, which does not work here: {error}. On a machine without a display, start Python "
+            "with the environment variable MUJOCO_GL=egl (or osmesa) and that library installed."
+        ) from error
+
+
+def _cost_name(key: str) -> str:
+    return "cost" if key == "cost_sum" else re.sub("^cost_", "", key)

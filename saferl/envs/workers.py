@@ -1,0 +1,127 @@
+"""Worker processes that each step a block of environments over shared memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+from gymnasium import spaces
+
+import saferl.errors as errors
+from saferl.envs.batch import StepArrays
+from saferl.envs.block import ContractFactory, EnvBlock, check_alike
+from saferl.errors import EnvContractError, SaferlError
+
+Layout = tuple[spaces.Space[Any], spaces.Space[Any], int, int]
+"""Observation space, action space, number of environments, number of constraints."""
+
+
+class WorkerPool:
+    """Splits environments over processes; a step is one byte each way, arrays stay in shared memory."""
+
+    def __init__(self, factories: Sequence[ContractFactory], num_workers: int, layout: Layout) -> None:
+        """Start the processes and wait until each has built its environments."""
+        # Processes start fresh: forking a process that runs torch threads can deadlock.
+        context = multiprocessing.get_context("spawn")
+        memory = context.RawArray("b", StepArrays.nbytes(*layout))
+        self.arrays = StepArrays.allocate(*layout, memory=memory)
+        self._connections: list[Connection] = []
+        self._processes = []
+        bounds = [len(factories) * i // num_workers for i in range(num_workers + 1)]
+        self._rows = list(zip(bounds[:-1], bounds[1:], strict=True))
+        for start, stop in self._rows:
+            ours, theirs = context.Pipe()
+            payload = cloudpickle.dumps(list(factories[start:stop]))
+            process = context.Process(target=_serve, args=(theirs, payload, memory, layout, start, stop), daemon=True)
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+        self._collect()
+
+    def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None = None) -> None:
+        """Reset all environments, as :meth:`EnvBlock.reset`."""
+        for connection, (start, stop) in zip(self._connections, self._rows, strict=True):
+            connection.send_bytes(cloudpickle.dumps(("reset", (list(seeds[start:stop]), options))))
+        self._collect()
+
+    def step(self) -> None:
+        """Step all environments, as :meth:`EnvBlock.step`."""
+        for connection in self._connections:
+            connection.send_bytes(_STEP)
+        self._collect()
+
+    def close(self) -> None:
+        """End the processes."""
+        for connection in self._connections:
+            try:
+                connection.send_bytes(cloudpickle.dumps(("close", None)))
+            except (BrokenPipeError, OSError):
+                continue
+        for process in self._processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+        for connection in self._connections:
+            connection.close()
+        self._connections, self._processes = [], []
+
+    def _collect(self) -> None:
+        failure: tuple[str, str] | None = None
+        for connection in self._connections:
+            try:
+                answer = connection.recv_bytes()
+            except (EOFError, ConnectionResetError) as error:
+                self.close()
+                raise EnvContractError("An environment's process died. Run with backend='sync' to see why.") from error
+            if answer != _OK:
+                failure = cloudpickle.loads(answer)
+        if failure is not None:
+            self.close()
+            name, message = failure
+            kind = getattr(errors, name, None)
+            if isinstance(kind, type) and issubclass(kind, SaferlError) and kind.__init__ is Exception.__init__:
+                raise kind(message)
+            raise EnvContractError(message)
+
+
+_STEP = b"s"
+_OK = b"o"
+
+
+def _serve(
+    connection: Connection, payload: bytes, memory: Any, layout: Layout, start: int, stop: int
+) -> None:  # pragma: no cover - runs in a child process
+    block: EnvBlock | None = None
+    try:
+        envs = [factory() for factory in cloudpickle.loads(payload)]
+        for env in envs[1:]:
+            check_alike(envs[0], env)
+        block = EnvBlock(envs, StepArrays.allocate(*layout, memory=memory).rows(start, stop))
+        connection.send_bytes(_OK)
+        while True:
+            message = connection.recv_bytes()
+            if message == _STEP:
+                block.step()
+            else:
+                command, argument = cloudpickle.loads(message)
+                if command == "close":
+                    return
+                block.reset(*argument)
+            connection.send_bytes(_OK)
+    except (EOFError, KeyboardInterrupt):
+        return
+    except SaferlError as error:
+        connection.send_bytes(cloudpickle.dumps((type(error).__name__, str(error))))
+    except Exception:
+        message_text = f"An environment raised an error in its worker process:\n{traceback.format_exc()}"
+        connection.send_bytes(cloudpickle.dumps(("EnvContractError", message_text)))
+    finally:
+        if block is not None:
+            block.close()
+        connection.close()

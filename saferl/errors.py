@@ -1,0 +1,100 @@
+"""Every error that saferl raises on purpose.
+
+```
+SaferlError
+├── UsageError            the caller asked for something that does not exist or does not fit   (CLI exit code 2)
+│   ├── UnknownNameError  an env, solver, shield, constraint or option name nobody registered
+│   ├── ConfigError       an option has a wrong type or value
+│   ├── ConstraintError   a constraint or budget is malformed or does not match the env
+│   └── MissingExtraError the command needs an optional dependency
+├── CostError             an env gave a missing, NaN or infinite cost                          (CLI exit code 1)
+├── EnvContractError      an env breaks the contract in another way
+├── ArtefactError         an artefact folder is incomplete, changed or from a newer version
+├── RunFolderError        a run or evaluation folder cannot be read or written
+└── TrainingError         training could not go on (non-finite loss, no episode ended, ...)
+```
+
+Messages say, in this order: what it is, what it must be, what was got, and the way out.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SaferlError(Exception):
+    """Base of all errors that saferl raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(SaferlError):
+    """The caller asked for something that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that nobody registered; the message suggests the nearest ones."""
+
+    def __init__(self, what: str, name: object, known: Iterable[str], *, hint: str = "") -> None:
+        """Build the message.
+
+        Args:
+            what: What the name should have been, for example ``"solver"``.
+            name: The unknown name.
+            known: All names that would have been accepted.
+            hint: The way out, if there is a better one than the list of known names.
+        """
+        names = sorted(known)
+        close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        if close:
+            way_out = f"Did you mean {' or '.join(repr(c) for c in close)}?"
+        elif names:
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            way_out = f"Known: {shown}."
+        else:
+            way_out = "None is registered."
+        super().__init__(f"Unknown {what} {str(name)!r}. {way_out}" + (f" {hint}" if hint else ""))
+        self.suggestions = tuple(close)
+
+
+class ConfigError(UsageError):
+    """An option has a wrong type or value."""
+
+
+class ConstraintError(UsageError):
+    """A constraint or budget is malformed or does not match the env."""
+
+
+class MissingExtraError(UsageError):
+    """The call needs an optional dependency that is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        """Build the message.
+
+        Args:
+            what: What was asked for, for example ``"Training"``.
+            package: The distribution that is missing.
+            extra: The extra of saferl that brings it.
+        """
+        super().__init__(f"{what} needs {package}, which is not installed. Install it with: pip install 'saferl[{extra}]'")
+
+
+class CostError(SaferlError):
+    """An env gave a missing, NaN or infinite cost."""
+
+
+class EnvContractError(SaferlError):
+    """An env breaks the contract in another way than by its costs."""
+
+
+class ArtefactError(SaferlError):
+    """A policy artefact is incomplete, changed, or from a newer major version."""
+
+
+class RunFolderError(SaferlError):
+    """A run or evaluation folder cannot be read or written."""
+
+
+class TrainingError(SaferlError):
+    """Training could not go on."""

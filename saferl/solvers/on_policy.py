@@ -1,0 +1,270 @@
+"""What every constrained on-policy solver shares: collection with costs, advantages, the dual's estimate.
+
+A solver subclasses :class:`ConstrainedOnPolicyAlgorithm`, names its config, and writes one visible ``train`` step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+
+from saferl.config import from_mapping
+from saferl.constraints import ConstraintSet
+from saferl.envs.adapters import CostContract
+from saferl.envs.vector import CostVectorEnv
+from saferl.errors import EnvContractError
+from saferl.policy.networks import (
+    ConstrainedActorCriticCnnPolicy,
+    ConstrainedActorCriticPolicy,
+    ConstrainedMultiInputActorCriticPolicy,
+)
+from saferl.rollout.buffer import ConstrainedRolloutBuffer
+from saferl.rollout.cost_vec_env import CostVecEnv
+from saferl.rollout.estimator import CostEstimator
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig:
+    """Options of collection, advantages and critics that every on-policy solver has."""
+
+    learning_rate: float = 3e-4
+    """Step size of Adam for actor and critics."""
+    n_steps: int = 128
+    """Steps per environment and rollout."""
+    gamma: float = 0.99
+    """Discount factor of rewards, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """Trace factor of the reward advantages, in [0, 1]."""
+    cost_gamma: float = 0.99
+    """Discount factor of costs in critics and advantages, in [0, 1]; the dual's estimate follows each constraint."""
+    cost_gae_lambda: float = 0.95
+    """Trace factor of the cost advantages, in [0, 1]."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: float = 0.5
+    """Weight of the reward critic's loss."""
+    cost_vf_coef: float = 0.5
+    """Weight of the cost critic's loss."""
+    max_grad_norm: float = 0.5
+    """Largest norm of a gradient, over all parameters."""
+    dual_min_episodes: int = 8
+    """Episodes that must have ended since the last dual update before the next one."""
+
+
+class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """Stable-Baselines3's on-policy algorithm with vector costs.
+
+    Adds a cost critic with a head per constraint, bootstrapping through truncation for reward and every cost (at a
+    time limit the true final observation is valued, at a termination nothing is), and the estimate that a dual update
+    consumes. Environments: ``saferl.make``, ``saferl.make_vec``, or a VecEnvWrapper around
+    :class:`~saferl.rollout.CostVecEnv` (VecNormalize, VecFrameStack, ...).
+    """
+
+    config_class: ClassVar[type[OnPolicyConfig]] = OnPolicyConfig
+    supported_kinds: ClassVar[tuple[str, ...]] = ("episode_sum", "discounted", "step_rate")
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ConstrainedActorCriticPolicy,
+        "CnnPolicy": ConstrainedActorCriticCnnPolicy,
+        "MultiInputPolicy": ConstrainedMultiInputActorCriticPolicy,
+    }
+    policy: ConstrainedActorCriticPolicy
+    rollout_buffer: ConstrainedRolloutBuffer  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[ConstrainedActorCriticPolicy],
+        env: Any,
+        *,
+        config: OnPolicyConfig | None = None,
+        budgets: Mapping[str, float] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        tensorboard_log: str | None = None,
+        stats_window_size: int = 100,
+        verbose: int = 0,
+        _init_setup_model: bool = True,
+        **options: Any,
+    ) -> None:
+        """Set up training.
+
+        Args:
+            policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a policy class.
+            env: An id for ``saferl.make``, an env, a vector env or a VecEnv with costs.
+            config: All options; the class's defaults if None.
+            budgets: Budgets to train at where they differ from the env's (to leave a margin, say).
+            policy_kwargs: Arguments of the policy.
+            seed: Seed of torch, numpy, the environments and the minibatch order.
+            device: torch device.
+            tensorboard_log: Folder for TensorBoard, or None.
+            stats_window_size: Episodes that logged means run over.
+            verbose: Stable-Baselines3's verbosity.
+            _init_setup_model: Whether to build the networks now.
+            **options: Single options of ``config`` by name.
+
+        Raises:
+            UnknownNameError: an unknown option, or a budget for a constraint that the env does not have.
+            ConstraintError: a constraint of a kind that this solver does not support.
+        """
+        base = asdict(config) if config is not None else {}
+        self.config = from_mapping(self.config_class, {**base, **options})
+        self.budgets = dict(budgets or {})
+        super().__init__(
+            policy,
+            env,
+            learning_rate=self.config.learning_rate,
+            n_steps=self.config.n_steps,
+            gamma=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
+            ent_coef=self.config.ent_coef,
+            vf_coef=self.config.vf_coef,
+            max_grad_norm=self.config.max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            policy_kwargs=policy_kwargs,
+            seed=seed,
+            device=device,
+            tensorboard_log=tensorboard_log,
+            stats_window_size=stats_window_size,
+            verbose=verbose,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            _init_setup_model=False,
+        )
+        if self.env is not None:
+            constraints: ConstraintSet = self.env.constraints  # type: ignore[attr-defined]
+            self.constraints = constraints.with_budgets(self.budgets)
+            self.constraints.require_kinds(self.supported_kinds, by=type(self).__name__)
+            self.is_fixed_horizon = bool(self.env.is_fixed_horizon)  # type: ignore[attr-defined]
+            self.horizon = self.env.horizon  # type: ignore[attr-defined]
+        if _init_setup_model:
+            self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        return OnPolicyAlgorithm._wrap_env(to_cost_vec_env(env), verbose, monitor_wrapper)
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.generator = th.Generator(device="cpu")
+        self.generator.manual_seed(self.seed if self.seed is not None else int(np.random.SeedSequence().entropy) % 2**63)  # type: ignore[arg-type]
+        num_constraints = len(self.constraints)
+        self.rollout_buffer = ConstrainedRolloutBuffer(
+            self.n_steps, self.n_envs, self.observation_space, self.action_space, num_constraints
+        )
+        self.cost_estimator = CostEstimator(
+            self.constraints,
+            self.n_envs,
+            min_episodes=self.config.dual_min_episodes,
+            is_fixed_horizon=self.is_fixed_horizon,
+            horizon=self.horizon,
+        )
+        self.policy_kwargs = {**self.policy_kwargs, "num_constraints": num_constraints}
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        )
+        self.policy = self.policy.to(self.device)
+
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: ConstrainedRolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer with one rollout; False if a callback asks to stop."""
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        box = self.action_space if isinstance(self.action_space, spaces.Box) else None
+        with th.no_grad():
+            for _ in range(n_rollout_steps):
+                obs = self._last_obs
+                outputs = self.policy.act(obs_as_tensor(obs, self.device))  # type: ignore[arg-type]
+                actions, log_probs, values, cost_values = (x.cpu().numpy() for x in outputs)
+                executed = np.clip(actions, box.low, box.high) if box is not None else actions
+                new_obs, rewards, dones, infos = env.step(executed)
+                self.num_timesteps += env.num_envs
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    return False
+                self._update_info_buffer(infos, dones)
+                costs = env.costs  # type: ignore[attr-defined]
+                terminated = env.terminated  # type: ignore[attr-defined]
+                truncated = dones & ~terminated
+                self.cost_estimator.add(costs, dones)
+                rollout_buffer.add(
+                    obs, actions, log_probs, values, cost_values, rewards, costs, terminated, truncated
+                )
+                if truncated.any():
+                    rows = np.flatnonzero(truncated)
+                    rollout_buffer.bootstrap(rows, *self._values([infos[r]["terminal_observation"] for r in rows]))
+                self._last_obs = new_obs  # type: ignore[assignment]
+            last = self.policy.predict_all_values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+        rollout_buffer.finish(
+            last[0].cpu().numpy(),
+            last[1].cpu().numpy(),
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            cost_gamma=self.config.cost_gamma,
+            cost_gae_lambda=self.config.cost_gae_lambda,
+        )
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _values(self, observations: list[Any]) -> tuple[Any, Any]:
+        """Reward and cost values of final observations, as wrappers (VecNormalize, ...) left them."""
+        if isinstance(self.observation_space, spaces.Dict):
+            stacked: Any = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+        else:
+            stacked = np.stack(observations)
+        values, cost_values = self.policy.predict_all_values(obs_as_tensor(stacked, self.device))
+        return values.cpu().numpy(), cost_values.cpu().numpy()
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log, with mean episode costs of the last 100 episodes beside Stable-Baselines3's own columns."""
+        record_costs(self)
+        super().dump_logs(iteration)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "cost_estimator", "generator"]
+
+
+def to_cost_vec_env(env: Any) -> VecEnv:
+    """Bring an env of ``saferl.make`` or ``saferl.make_vec``, or a VecEnv around one, to a VecEnv that carries costs.
+
+    Raises:
+        EnvContractError: an env or VecEnv without costs and constraints.
+    """
+    if isinstance(env, gymnasium.Env):
+        if not isinstance(env, CostContract):
+            raise EnvContractError(
+                f"A solver needs an env with costs and constraints; got {env}. Make it with "
+                "saferl.make(..., budgets={'cost': 25.0}), with cost=function if it reports none."
+            )
+        contract = env
+        env = CostVectorEnv([lambda: contract])
+    if isinstance(env, CostVectorEnv):
+        env = CostVecEnv(env)
+    if not isinstance(env, VecEnv) or not hasattr(env, "costs") or not hasattr(env, "constraints"):
+        raise EnvContractError(
+            f"A solver needs a VecEnv that carries costs; got {type(env).__name__}. "
+            "Build it as CostVecEnv(saferl.make_vec(...)), then wrap that."
+        )
+    return env
+
+
+def record_costs(algorithm: Any) -> None:
+    """Log ``rollout/ep_cost/<name>``: mean undiscounted episode costs of the last 100 finished episodes."""
+    recent = algorithm.env.recent_costs
+    if len(recent) > 0:
+        for name, value in zip(algorithm.constraints.names, np.mean(recent, axis=0), strict=True):
+            algorithm.logger.record(f"rollout/ep_cost/{name}", float(value))
