@@ -19,12 +19,17 @@ Messages say, in this order: what it is, what it must be, what was got, and the 
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SaferlError(Exception):
     """Base of all errors that saferl raises on purpose."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by message, so that worker processes can hand errors over."""
+        return _restore, (type(self), str(self))
 
 
 class UsageError(SaferlError):
@@ -98,3 +103,9 @@ class RunFolderError(SaferlError):
 
 class TrainingError(SaferlError):
     """Training could not go on."""
+
+
+def _restore(kind: type[SaferlError], message: str) -> SaferlError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error

@@ -11,7 +11,6 @@ from typing import Any
 import cloudpickle
 from gymnasium import spaces
 
-import saferl.errors as errors
 from saferl.envs.batch import StepArrays
 from saferl.envs.block import ContractFactory, EnvBlock, check_alike
 from saferl.errors import EnvContractError, SaferlError
@@ -72,7 +71,7 @@ class WorkerPool:
         self._connections, self._processes = [], []
 
     def _collect(self) -> None:
-        failure: tuple[str, str] | None = None
+        failure: SaferlError | None = None
         for connection in self._connections:
             try:
                 answer = connection.recv_bytes()
@@ -83,11 +82,7 @@ class WorkerPool:
                 failure = cloudpickle.loads(answer)
         if failure is not None:
             self.close()
-            name, message = failure
-            kind = getattr(errors, name, None)
-            if isinstance(kind, type) and issubclass(kind, SaferlError) and kind.__init__ is Exception.__init__:
-                raise kind(message)
-            raise EnvContractError(message)
+            raise failure
 
 
 _STEP = b"s"
@@ -117,10 +112,10 @@ def _serve(
     except (EOFError, KeyboardInterrupt):
         return
     except SaferlError as error:
-        connection.send_bytes(cloudpickle.dumps((type(error).__name__, str(error))))
+        connection.send_bytes(cloudpickle.dumps(error))
     except Exception:
-        message_text = f"An environment raised an error in its worker process:\n{traceback.format_exc()}"
-        connection.send_bytes(cloudpickle.dumps(("EnvContractError", message_text)))
+        wrapped = EnvContractError(f"An environment raised an error in its worker process:\n{traceback.format_exc()}")
+        connection.send_bytes(cloudpickle.dumps(wrapped))
     finally:
         if block is not None:
             block.close()

@@ -7,7 +7,6 @@ the only file that changes afterwards.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,7 +217,7 @@ def _build(header: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> tuple
     kwargs = dict(header["network"])
     kwargs["activation_fn"] = _ACTIVATIONS[kwargs.pop("activation_fn")]
     policy = _POLICY_CLASSES[name](
-        space_from_dict(header["observation_space"]), space_from_dict(header["action_space"]), lambda _: math.nan, **kwargs
+        space_from_dict(header["observation_space"]), space_from_dict(header["action_space"]), lambda _: 0.0, **kwargs
     )
     policy.load_state_dict({key[7:]: value for key, value in tensors.items() if key.startswith("policy/")})
     policy.set_training_mode(False)

@@ -201,7 +201,7 @@ def draw_return_against_cost(clouds: Sequence[Cloud], budgets: Mapping[str, floa
             hoverinfo="skip",
         )
     for cloud in clouds:
-        label = html.escape(cloud.agent.label)
+        label = html.escape(_shorten(cloud.agent.label))
         figure.add_scatter(
             x=[cloud.mean_cost],
             y=[cloud.mean_return],
@@ -218,7 +218,7 @@ def draw_return_against_cost(clouds: Sequence[Cloud], budgets: Mapping[str, floa
             legendgroup=str(cloud.agent.style),
             hovertemplate=f"{label}<br>mean return %{{y:,.4g}}<br>mean {html.escape(unit)} %{{x:,.4g}}<extra></extra>",
         )
-    _draw_budgets(figure, budgets, axis="x")
+    _draw_budgets(figure, budgets)
     figure.update_xaxes(title_text=html.escape(unit))
     figure.update_yaxes(title_text="return per episode")
     return _style(figure, height=460)
@@ -230,7 +230,7 @@ def draw_cost_spreads(spreads: Sequence[Spread], budgets: Mapping[str, float], u
     figure = go.Figure()
     rows = range(len(spreads) - 1, -1, -1)  # the first agent on top
     for row, spread in zip(rows, spreads, strict=True):
-        colour, label = spread.agent.colour, html.escape(spread.agent.label)
+        colour, label = spread.agent.colour, html.escape(_shorten(spread.agent.label))
         # Multiples of the golden ratio spread evenly without a random generator.
         jitter = (np.arange(len(spread.points)) * 0.618034) % 1.0
         figure.add_scatter(
@@ -265,15 +265,20 @@ def draw_cost_spreads(spreads: Sequence[Spread], budgets: Mapping[str, float], u
             x=0,
             xref="paper",
             xanchor="left",
-            y=row + 0.34,
-            text=f"<b>{label}</b>, {100 * spread.violation_rate:.1f} % of episodes violate",
+            y=row + 0.19,
+            yanchor="bottom",
+            text=f"<b>{label}</b><br>{100 * spread.violation_rate:.1f} % of episodes violate",
             showarrow=False,
             align="left",
+            bgcolor=PAPER,
+            borderpad=1,
+            font={"size": 13},
         )
-    _draw_budgets(figure, budgets, axis="x")
+    _draw_budgets(figure, budgets)
     figure.update_xaxes(title_text=html.escape(unit))
-    figure.update_yaxes(visible=False, range=[-0.55, len(spreads) - 0.4], fixedrange=True)
-    return _style(figure, height=110 + 100 * len(spreads), legend=False)
+    top = len(spreads) - 0.4 + 0.2 * len(budgets)  # room for the captions of the budget lines
+    figure.update_yaxes(visible=False, range=[-0.5, top], fixedrange=True)
+    return _style(figure, height=round(75 + 130 * (top + 0.5)), legend=False)
 
 
 def draw_lines(lines: Sequence[Line], budgets: Mapping[str, float], title: str) -> Figure:
@@ -286,10 +291,19 @@ def draw_lines(lines: Sequence[Line], budgets: Mapping[str, float], title: str) 
             y=line.values,
             mode="lines+markers" if len(line.steps) < 3 else "lines",
             line={"color": line.agent.colour, "width": 2, "dash": line.agent.dash},
-            name=html.escape(line.agent.label),
+            name=html.escape(_shorten(line.agent.label)),
             showlegend=True,
         )
-    _draw_budgets(figure, budgets, axis="y")
+    ends = [min(line.steps[0] for line in lines), max(line.steps[-1] for line in lines)]
+    for index, (caption, budget) in enumerate(budgets.items()):
+        figure.add_scatter(
+            x=ends,
+            y=[budget, budget],
+            mode="lines",
+            line={"color": INK, "width": 2, "dash": "dot" if index else "dash"},
+            name=html.escape(caption),
+            hoverinfo="skip",
+        )
     figure.update_xaxes(title_text="environment steps")
     figure.update_yaxes(title_text=html.escape(title), rangemode="tozero" if budgets else "normal")
     return _style(figure, height=340)
@@ -308,6 +322,11 @@ def _plotly() -> ModuleType:
         raise MissingExtraError("The report", "plotly", "report") from error
 
 
+def _shorten(label: str) -> str:
+    """A label that fits the width of a phone; the text around the figure has it in full."""
+    return label if len(label) <= 36 else f"{label[:35]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def _error_bar(mean: float, interval: Interval) -> dict[str, Any]:
     return {
         "type": "data",
@@ -320,19 +339,23 @@ def _error_bar(mean: float, interval: Interval) -> dict[str, Any]:
     }
 
 
-def _draw_budgets(figure: Figure, budgets: Mapping[str, float], *, axis: str) -> None:
-    """Dashed lines with captions; the second and later ones are dotted, and their captions stand apart."""
+def _draw_budgets(figure: Figure, budgets: Mapping[str, float]) -> None:
+    """Vertical lines with captions that stand one below the other; the second and later lines are dotted."""
     for index, (caption, budget) in enumerate(budgets.items()):
-        line = {"color": INK, "width": 2, "dash": "dash" if index == 0 else "dot"}
-        text = html.escape(caption)
-        if axis == "x":
-            figure.add_shape(type="line", x0=budget, x1=budget, y0=0, y1=1, yref="paper", line=line)
-            where = {"x": budget, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top", "yshift": -18 * index}
-        else:
-            figure.add_shape(type="line", y0=budget, y1=budget, x0=0, x1=1, xref="paper", line=line)
-            where = {"y": budget, "x": 1, "xref": "paper", "xanchor": "right", "yanchor": ("bottom", "top")[index % 2]}
-        # An opaque background keeps the caption readable over points.
-        figure.add_annotation(text=text, showarrow=False, bgcolor=PAPER, borderpad=2, **where)
+        line = {"color": INK, "width": 2, "dash": "dot" if index else "dash"}
+        figure.add_shape(type="line", x0=budget, x1=budget, y0=0, y1=1, yref="paper", line=line)
+        figure.add_annotation(
+            text=html.escape(caption),
+            x=budget,
+            xanchor="left",
+            y=1,
+            yref="paper",
+            yanchor="top",
+            yshift=-18 * index,
+            showarrow=False,
+            bgcolor=PAPER,  # readable over points
+            borderpad=2,
+        )
 
 
 def _style(figure: Figure, *, height: int, legend: bool = True) -> Figure:
@@ -344,7 +367,7 @@ def _style(figure: Figure, *, height: int, legend: bool = True) -> Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 14, "color": INK},
-        margin={"l": 60, "r": 16, "t": 16, "b": 56},
+        margin={"l": 60 if legend else 16, "r": 16, "t": 16, "b": 60},
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
         hoverlabel={"bgcolor": PAPER, "bordercolor": INK, "font": {"color": INK}},
     )
@@ -355,7 +378,9 @@ def _style(figure: Figure, *, height: int, legend: bool = True) -> Figure:
         "showline": True,
         "ticks": "outside",
         "automargin": True,
+        "title": {"font": {"size": 14}, "standoff": 10},
+        "tickfont": {"size": 13},
     }
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
     return figure

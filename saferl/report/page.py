@@ -106,7 +106,7 @@ def render(records: Sequence[EvaluationRecord], *, title: str | None = None) -> 
         "lower": lambda value: number(value, ROUND_FLOOR),
         "interval": interval,
         "percent": percent,
-        "percents": lambda ends: f"{percent(ends.low)} to {percent(ends.high)}",
+        "percents": lambda ends: f"{percent(ends.low).removesuffix(' %')} to {percent(ends.high)}",
         "budget": plain,
         "mapping": mapping,
     }
@@ -122,9 +122,6 @@ def render(records: Sequence[EvaluationRecord], *, title: str | None = None) -> 
         stand_ins=markup(json.dumps({figures.INK: "--ink", figures.GRID: "--grid", figures.PAPER: "--paper"})),
     )
     return str(page)
-
-
-# Numbers as text
 
 
 def number(value: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
@@ -162,9 +159,6 @@ def interval(ends: Interval) -> str:
 def mapping(items: Mapping[str, Any]) -> str:
     """``name value`` pairs in one line."""
     return ", ".join(f"{k} {plain(v) if isinstance(v, float) else v}" for k, v in items.items()) or "none"
-
-
-# Words
 
 
 def headlines(agent: Agent) -> list[tuple[str, str]]:
@@ -224,7 +218,7 @@ def cautions(agents: Sequence[Agent]) -> list[str]:
     for name in names:
         having = [agent for agent in agents if name in agent.record.constraints]
         if len(having) < len(agents):
-            found.append(f"Only {_and(a.label for a in having)} were evaluated against the constraint {name}.")
+            found.append(f"The constraint {name} was evaluated only for {_and(a.label for a in having)}.")
         budgets = {agent.label: _limit(agent.record.constraints[name]) for agent in having}
         if len(set(budgets.values())) > 1:
             listed = ", ".join(f"{label} {budget}" for label, budget in budgets.items())
@@ -235,7 +229,7 @@ def cautions(agents: Sequence[Agent]) -> list[str]:
     aspects: list[tuple[str, Callable[[EvaluationRecord], object], str]] = [
         ("environment options", lambda r: json.dumps(r.env_kwargs, sort_keys=True), "they did not face the same task"),
         ("action modes", _mode, "a deterministic version of a stochastic policy is another policy"),
-        ("episode seeds", lambda r: (r.first_seed, r.seed_count), "they did not meet the same initial states"),
+        ("episode seeds", lambda r: r.first_seed, "they did not meet the same initial states"),
         ("saferl versions", lambda r: r.versions.get("saferl"), "the protocol may have changed in between"),
     ]
     for what, read, why in aspects:
@@ -262,8 +256,8 @@ def label_agents(records: Sequence[EvaluationRecord]) -> list[Agent]:
     """Give each evaluation of one environment a name of its own, as short as the others allow."""
     labels = [f"{r.policy.label} with {r.shield} shield" if r.shield else r.policy.label for r in records]
     aspects: list[Callable[[EvaluationRecord], str]] = [
-        lambda r: f"training seed {r.policy.train_seed}",
-        lambda r: f"{r.checkpoint} iterate",
+        lambda r: "untrained" if r.policy.train_seed is None else f"training seed {r.policy.train_seed}",
+        lambda r: f"{r.checkpoint or 'unknown'} iterate",
         _mode,
         lambda r: f"trained for {mapping(r.policy.train_budgets or {})}",
         lambda r: r.folder.name,
@@ -283,9 +277,6 @@ def label_agents(records: Sequence[EvaluationRecord]) -> list[Agent]:
     return [Agent(label, style, record) for style, (label, record) in enumerate(zip(labels, records, strict=True))]
 
 
-# Figures with their words
-
-
 def _section(index: int, env: str, records: Sequence[EvaluationRecord], markup: Any) -> Section:
     agents = label_agents(records)
     constraints: dict[str, list[ConstraintRecord]] = {}
@@ -293,9 +284,9 @@ def _section(index: int, env: str, records: Sequence[EvaluationRecord], markup: 
         for name, constraint in record.constraints.items():
             constraints.setdefault(name, []).append(constraint)
     plots = []
-    for number_, (name, same) in enumerate(constraints.items(), 1):
+    for position, (name, same) in enumerate(constraints.items(), 1):
         heading = f"{name}: {_and(dict.fromkeys(c.description for c in same))}"
-        plots.append((heading, _constraint_plots(f"plot-{index}-{number_}", agents, name, markup)))
+        plots.append((heading, _constraint_plots(f"plot-{index}-{position}", agents, name, markup)))
     return Section(
         id=f"env-{index}",
         env=env,
@@ -352,15 +343,13 @@ def _good_side(agents: Sequence[Agent], name: str) -> str:
 
 
 def _budget_lines(agents: Sequence[Agent], name: str) -> dict[str, float]:
-    """Captions of the budget lines; they name the policies only if the budgets differ."""
-    owners: dict[tuple[str, float], list[str]] = {}
+    """Different budgets of a constraint by their captions; whose they are is said before any comparison."""
+    lines = {}
     for agent in agents:
         constraint = agent.record.constraints[name]
         word = "budget" if constraint.sense == "<=" else "required minimum"
-        owners.setdefault((f"{word} {plain(constraint.budget)}", constraint.budget), []).append(agent.label)
-    if len(owners) == 1:
-        return {caption: budget for caption, budget in owners}
-    return {f"{caption} ({_and(labels)})": budget for (caption, budget), labels in owners.items()}
+        lines[f"{word} {plain(constraint.budget)}"] = constraint.budget
+    return lines
 
 
 def _curve_plots(prefix: str, agents: Sequence[Agent], markup: Any) -> list[Plot]:

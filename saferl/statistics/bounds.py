@@ -374,7 +374,8 @@ def _is_rejected(ratio: float, numerators: Array, weights: Array, bets: Array, a
     * It stays positive: g >= -(1 - r), because b - r a <= (1 - r) a, so it is at least 1 - c.
     * It does not fall as r rises, also where the bet is truncated. Untruncated, its slope is lambda_i a >= 0.
       Truncated, it is 1 + c (r a - b) / (1 - r) with the derivative
-      c (a (1 - r) + r a - b) / (1 - r)^2 = c (a - b) / (1 - r)^2 >= 0. The two agree where c / (1 - r) = lambda_i, as lambda_i does not depend on r.
+      c (a (1 - r) + r a - b) / (1 - r)^2 = c (a - b) / (1 - r)^2 >= 0.
+      The two agree where c / (1 - r) = lambda_i, as lambda_i does not depend on r.
 
     So K_t(r) and max_t K_t(r) do not fall in r, the ratios that are not rejected form an interval that starts at 0, and
     bisection finds its end.

@@ -346,8 +346,8 @@ def _checked_costs(constraint: Constraint, sums: npt.ArrayLike, steps: Array, wh
         worst = int((totals / limits).argmax())
         raise CostError(
             f"Cost {constraint.name!r}: max_step_cost {largest:g} is wrong. An episode of {steps[worst]:g} steps can "
-            f"have {what} of at most {limits[worst]:g}; got {totals[worst]:g} in episode {worst}. Declare the largest cost "
-            "that one step can have, or None."
+            f"have {what} of at most {limits[worst]:g}; got {totals[worst]:g} in episode {worst}. Declare the largest "
+            "cost that one step can have, or None."
         )
     clipped: Array = np.minimum(totals, limits)
     return clipped

@@ -13,7 +13,6 @@ Layouts, dynamics, observations, rewards and costs are computed by the package (
 from __future__ import annotations
 
 import itertools
-import re
 import warnings
 from typing import Any
 
@@ -47,7 +46,7 @@ def make_navigation(
 
     Args:
         env_id: ``Safety<agent><task>-v0`` with an agent of :data:`AGENTS` and a task of :data:`TASKS`.
-        render_mode: ``"rgb_array"``, or None for an env that cannot render but resets 30 times faster.
+        render_mode: ``"rgb_array"``, or None for an env that cannot render but resets 20 times faster.
         max_episode_steps: Time limit in steps; None for the task's own (1000, or 500 for Circle and Run).
         width: Width of rendered images in pixels.
         height: Height of rendered images in pixels.
@@ -106,7 +105,7 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         self._builder = _build(env_id, keeps_textures=render_mode is not None)
         if max_episode_steps is not None:
             self._builder.task.num_steps = max_episode_steps
-        self._cost_keys: dict[str, str] = {}
+        self._cost_keys: dict[str, str] = {}  # by name; complete after a reset
         self.observation_space = self._builder.observation_space
         self.action_space = self._builder.action_space
 
@@ -115,7 +114,7 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         super().reset(seed=seed, options=options)
         layout_seed = seed if seed is not None and seed < _SEEDS else int(self.np_random.integers(_SEEDS))
         obs, _ = self._builder.reset(seed=layout_seed)
-        self._cost_keys = {_cost_name(key): key for key in ("cost_sum", *self._builder.cost)}
+        self._cost_keys = {key.removeprefix("cost_"): key for key in self._builder.cost if key != "cost_sum"}
         return obs, {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -134,8 +133,10 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
             require_valid_simulation(builder.task.data, self.env_id)
             raise
         require_valid_simulation(builder.task.data, self.env_id)
-        # The package leaves a cost out while it cannot be incurred: that of buttons, just after a new goal.
-        costs = {name: float(package_info.get(key, 0.0)) for name, key in self._cost_keys.items()}
+        costs = {"cost": float(package_info["cost_sum"])}
+        for name, key in self._cost_keys.items():
+            # The package leaves a part out while it cannot be incurred: that of buttons, just after a new goal.
+            costs[name] = float(package_info.get(key, 0.0))
         goal_met = bool(package_info.get("goal_met", False))
         if terminated and goal_met and builder.task.mechanism_conf.continue_goal and builder.task.agent.is_alive():
             terminated, truncated = False, True
@@ -151,6 +152,8 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         if self.render_mode is None:
             return None
         task = self._builder.task
+        if task.model is None:
+            raise gymnasium.error.ResetNeeded(f"{self.env_id}: there is nothing to draw yet; call reset first.")
         if self._renderer is None or self._renderer.model is not task.model:  # each layout is a model of its own
             self.close()
             self._renderer = _new_renderer(task.model, **self._image)
@@ -208,7 +211,3 @@ def _new_renderer(model: mujoco.MjModel, *, height: int, width: int) -> mujoco.R
             f"Rendering needs OpenGL, which does not work here: {error}. On a machine without a display, start Python "
             "with the environment variable MUJOCO_GL=egl (or osmesa) and that library installed."
         ) from error
-
-
-def _cost_name(key: str) -> str:
-    return "cost" if key == "cost_sum" else re.sub("^cost_", "", key)

@@ -1,0 +1,152 @@
+"""Episodes in fixed blocks of lanes, so that results do not depend on how many run beside each other.
+
+A block is always ``BLOCK`` lanes: the batch size of a network changes the last bits of its output, and simulators
+amplify them. Each lane runs one episode, with its own seed for the environment and its own generator for the actions;
+lanes that are done are masked until the block is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+import torch as th
+from gymnasium.vector.utils import create_empty_array
+
+from saferl.envs.adapters import CostContract
+from saferl.errors import EnvContractError
+
+BLOCK = 16
+
+
+class Policy(Protocol):
+    """Stable-Baselines3's ``predict``; a policy may also have ``sample(obs, generators)`` (see PolicyArtefact)."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """A batch of actions and the next state."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One finished episode."""
+
+    episode: int
+    """Index in the evaluation."""
+    seed: int
+    """Seed of the environment's reset; the actions' generator derives from it."""
+    return_: float
+    """Undiscounted sum of rewards."""
+    length: int
+    """Steps."""
+    terminated: bool
+    """Whether the task ended, rather than the time limit."""
+    costs: dict[str, float]
+    """Undiscounted sum of every constraint's cost."""
+    cost: float
+    """Undiscounted sum of the env's own scalar cost."""
+    discounted_costs: dict[str, float]
+    """Discounted sums of the constraints of kind ``discounted``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, with ``return`` for ``return_``."""
+        data = asdict(self)
+        data["return"] = data.pop("return_")
+        return data
+
+
+class BlockRunner:
+    """Runs blocks of episodes of one policy on ``BLOCK`` reused environments."""
+
+    def __init__(self, make_env: Callable[[], CostContract], policy: Policy, *, deterministic: bool) -> None:
+        """Build the environments."""
+        self._envs = [make_env() for _ in range(BLOCK)]
+        self._policy = policy
+        self._deterministic = deterministic
+        self._constraints = self._envs[0].constraints
+
+    def run(self, first_episode: int, seeds: Sequence[int]) -> list[EpisodeRecord]:
+        """Run one episode per seed (at most ``BLOCK``), in the order of the seeds."""
+        lanes = len(seeds)
+        generators = [np.random.default_rng([seed, 1]) for seed in seeds]
+        generators += [np.random.default_rng([0, lane]) for lane in range(lanes, BLOCK)]
+        # Policies without per-row sampling draw from torch's global generator: fix it per block.
+        th.manual_seed(seeds[0])
+        space = self._envs[0].observation_space
+        obs = create_empty_array(space, BLOCK)
+        for lane, seed in enumerate(seeds):
+            _put(obs, lane, self._envs[lane].reset(seed=seed)[0])
+        gammas = np.array([c.gamma for c in self._constraints])
+        returns, own_costs = np.zeros(lanes), np.zeros(lanes)
+        costs, discounted = np.zeros((2, lanes, len(self._constraints)))
+        weights = np.ones(len(self._constraints))
+        lengths = np.zeros(lanes, dtype=np.int64)
+        terminated = np.zeros(lanes, dtype=np.bool_)
+        running = np.ones(lanes, dtype=np.bool_)
+        state, starts = None, np.ones(BLOCK, dtype=np.bool_)
+        while running.any():
+            actions, state = self._act(obs, state, starts, generators)
+            starts = np.zeros(BLOCK, dtype=np.bool_)
+            for lane in np.flatnonzero(running):
+                env = self._envs[lane]
+                new_obs, reward, ended, cut, _ = env.step(_action(actions, int(lane), env.action_space))
+                returns[lane] += reward
+                lengths[lane] += 1
+                costs[lane] += env.last_costs
+                own_costs[lane] += env.last_cost
+                discounted[lane] += weights * env.last_costs
+                _put(obs, int(lane), new_obs)
+                terminated[lane] = ended
+                running[lane] = not (ended or cut)
+                if running[lane] and env.horizon is None and lengths[lane] >= _NO_END:
+                    raise EnvContractError(
+                        f"{env.env_id}: an episode did not end within {_NO_END} steps. Give max_episode_steps."
+                    )
+            weights = weights * gammas
+        names = self._constraints.names
+        kinds = [c.kind for c in self._constraints]
+        return [
+            EpisodeRecord(
+                episode=first_episode + lane,
+                seed=int(seed),
+                return_=float(returns[lane]),
+                length=int(lengths[lane]),
+                terminated=bool(terminated[lane]),
+                costs=dict(zip(names, costs[lane].tolist(), strict=True)),
+                cost=float(own_costs[lane]),
+                discounted_costs={
+                    n: float(v) for n, v, k in zip(names, discounted[lane], kinds, strict=True) if k == "discounted"
+                },
+            )
+            for lane, seed in enumerate(seeds)
+        ]
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+    def _act(self, obs: Any, state: Any, starts: Any, generators: list[np.random.Generator]) -> tuple[Any, Any]:
+        if not self._deterministic and hasattr(self._policy, "sample"):
+            return self._policy.sample(obs, generators), state
+        return self._policy.predict(obs, state, starts, self._deterministic)
+
+
+_NO_END = 100_000
+
+
+def _put(batch: Any, lane: int, value: Any) -> None:
+    if isinstance(batch, dict):
+        for key, array in batch.items():
+            array[lane] = value[key]
+    else:
+        batch[lane] = value
+
+
+def _action(actions: Any, lane: int, space: gymnasium.Space[Any]) -> Any:
+    return int(actions[lane]) if isinstance(space, gymnasium.spaces.Discrete) else actions[lane]

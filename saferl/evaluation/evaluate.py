@@ -1,0 +1,232 @@
+"""``evaluate``: a policy, an environment and a fixed list of seeds give records, a summary and a folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import torch as th
+
+from saferl.constraints import ConstraintSet
+from saferl.envs.adapters import CostContract, CostFn
+from saferl.envs.core import EnvFactory, make
+from saferl.errors import ConfigError, EnvContractError
+from saferl.evaluation.episodes import BLOCK, BlockRunner, EpisodeRecord, Policy
+from saferl.evaluation.summary import summarise
+from saferl.policy.artefact import PolicyArtefact, load
+from saferl.storage import prepare_output, write_json, write_text
+
+EVALUATION_SEED = 10_000_000
+"""First seed of reported evaluations; training and validation never use seeds from here on."""
+VALIDATION_SEED = 20_000_000
+"""First seed of the evaluations that choose ``artefact-best``."""
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    records: tuple[EpisodeRecord, ...]
+    """Episodes in the order of their seeds."""
+    summary: dict[str, Any]
+    """The content of ``summary.json``."""
+    folder: Path | None = None
+    """Where it was written."""
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Verdict by constraint name."""
+        return {name: entry["verdict"] for name, entry in self.summary["constraints"].items()}
+
+
+def evaluate(
+    policy: Policy | str | Path,
+    env_id: str | EnvFactory | None = None,
+    *,
+    episodes: int = 300,
+    deterministic: bool = False,
+    first_seed: int = EVALUATION_SEED,
+    budgets: Mapping[str, float] | None = None,
+    constraints: ConstraintSet | None = None,
+    cost: CostFn | str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    label: str | None = None,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run ``policy`` for a fixed number of episodes and assess every constraint.
+
+    Results depend on the policy, the environment and the seeds alone, not on ``workers``.
+
+    Args:
+        policy: Anything with Stable-Baselines3's ``predict`` on raw observations, or the path of an artefact or run.
+        env_id: As for :func:`saferl.make`; an artefact's own environment if None.
+        episodes: Number of episodes, fixed beforehand: the bounds are not valid if one stops when it looks good.
+        deterministic: Mean or mode actions instead of sampled ones (of a stochastic optimum, a different policy).
+        first_seed: Episode i uses seed ``first_seed + i``.
+        budgets: Budgets to judge by; an artefact's own if None.
+        constraints: Full constraints instead of ``budgets``.
+        cost: Cost function for an environment that reports none.
+        env_kwargs: More arguments of :func:`saferl.make`.
+        label: Name of the policy in reports.
+        out: New folder for ``episodes.jsonl`` and ``summary.json``; nothing is written if None.
+        workers: Processes; 1 runs in this one. Default: the usable cores, at most one per block of 16 episodes.
+        progress: Called with the number of episodes finished since the last call.
+    """
+    if episodes < 1:
+        raise ConfigError(f"The number of episodes must be at least 1; got {episodes}.")
+    artefact = load(policy) if isinstance(policy, str | Path) else policy
+    own = artefact.provenance if isinstance(artefact, PolicyArtefact) else {}
+    if env_id is None:
+        if "env" not in own:
+            raise ConfigError("This policy does not say which environment it is for. Give env_id (--env ID).")
+        env_id = own["env"]
+        cost = cost if cost is not None else own.get("cost")
+        env_kwargs = {**own.get("env_kwargs", {}), **(env_kwargs or {})}
+        if constraints is None and budgets is None and isinstance(artefact, PolicyArtefact):
+            constraints = artefact.constraints
+    make_env = functools.partial(
+        make, env_id, budgets=budgets, constraints=constraints, cost=cost, **dict(env_kwargs or {})
+    )
+    probe = make_env()
+    facts = (probe.constraints, probe.horizon, probe.env_id)
+    _check_spaces(probe, artefact)
+    probe.close()
+    folder = prepare_output(Path(out), what="an evaluation") if out is not None else None
+    start = time.perf_counter()
+    source: Policy | Path = artefact.path if isinstance(artefact, PolicyArtefact) else artefact
+    blocks = [(i, list(range(first_seed + i, first_seed + min(i + BLOCK, episodes)))) for i in range(0, episodes, BLOCK)]
+    count = min(workers or len(os.sched_getaffinity(0)), len(blocks))
+    records: list[EpisodeRecord] = []
+    run = _run_here if count == 1 else functools.partial(_run_in_processes, count=count)
+    for part in run(make_env, source, deterministic, blocks):
+        records += part
+        if progress is not None:
+            progress(len(part))
+    records.sort(key=lambda record: record.episode)
+    about = {
+        "env": facts[2],
+        "env_kwargs": json.loads(json.dumps(dict(env_kwargs or {}), default=str)),
+        "deterministic": deterministic,
+        "seeds": {"first": first_seed, "count": episodes},
+        "checkpoint": _checkpoint_of(artefact),
+        "policy": _policy_facts(artefact, label),
+        "shield": None,
+    }
+    summary = summarise(records, facts[0], horizon=facts[1], about=about)
+    summary["duration_s"] = round(time.perf_counter() - start, 3)
+    if folder is not None:
+        lines = "".join(json.dumps(record.to_dict(), allow_nan=False) + "\n" for record in records)
+        write_text(folder / "episodes.jsonl", lines)
+        write_json(folder / "summary.json", summary)
+    return Evaluation(tuple(records), summary, folder)
+
+
+Blocks = list[tuple[int, list[int]]]
+
+
+def _run_here(
+    make_env: Callable[[], CostContract], source: Policy | Path, deterministic: bool, blocks: Blocks
+) -> Iterator[list[EpisodeRecord]]:
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    runner = BlockRunner(make_env, load(source) if isinstance(source, Path) else source, deterministic=deterministic)
+    try:
+        for first, seeds in blocks:
+            yield runner.run(first, seeds)
+    finally:
+        runner.close()
+        th.set_num_threads(threads)
+
+
+def _run_in_processes(
+    make_env: Callable[[], CostContract], source: Policy | Path, deterministic: bool, blocks: Blocks, *, count: int
+) -> Iterator[list[EpisodeRecord]]:
+    payload = cloudpickle.dumps((make_env, source, deterministic))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(payload,))
+    try:
+        for future in as_completed([pool.submit(_run_block, first, seeds) for first, seeds in blocks]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise EnvContractError("A process of the evaluation died. Run with --workers 1 to see why.") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_payload: bytes | None = None
+
+
+def _start_worker(payload: bytes) -> None:
+    global _payload
+    _payload = payload
+    th.set_num_threads(1)
+
+
+@functools.cache
+def _worker_runner() -> BlockRunner:
+    # Built in the first task, not in the initializer, so that its errors reach the parent.
+    make_env, source, deterministic = cloudpickle.loads(_payload or b"")
+    return BlockRunner(make_env, load(source) if isinstance(source, Path) else source, deterministic=deterministic)
+
+
+def _run_block(first: int, seeds: list[int]) -> list[EpisodeRecord]:
+    return _worker_runner().run(first, seeds)
+
+
+def _check_spaces(env: CostContract, policy: Any) -> None:
+    if not isinstance(policy, PolicyArtefact):
+        return
+    for what, needed, got in (
+        ("observations", policy.observation_space, env.observation_space),
+        ("actions", policy.action_space, env.action_space),
+    ):
+        if needed != got:
+            raise ConfigError(
+                f"The policy {policy.path} is for {what} in {needed}; {env.env_id} has {got}. "
+                "Evaluate it on the environment it was trained on, or train one for this."
+            )
+
+
+def _checkpoint_of(policy: Any) -> str | None:
+    if not isinstance(policy, PolicyArtefact):
+        return None
+    return "best" if policy.path.name == "artefact-best" else "last"
+
+
+def _policy_facts(policy: Any, label: str | None) -> dict[str, Any]:
+    if not isinstance(policy, PolicyArtefact):
+        name = label or type(policy).__name__
+        return {
+            "name": name,
+            "label": name,
+            "solver": None,
+            "train_steps": None,
+            "train_seed": None,
+            "train_budgets": None,
+            "evaluations": None,
+        }
+    own = policy.provenance
+    return {
+        "name": own.get("solver", policy.path.name),
+        "label": label or own.get("label") or own.get("solver"),
+        "solver": own.get("solver"),
+        "train_steps": own.get("steps"),
+        "train_seed": own.get("seed"),
+        "train_budgets": own.get("train_budgets"),
+        "weights_sha256": policy.header["sha256"]["weights.safetensors"],
+        "evaluations": policy.count_evaluation(),
+    }

@@ -1,0 +1,66 @@
+"""Options of a training run that do not belong to the solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from saferl.config import from_assignments
+from saferl.errors import ConfigError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a solver is run: environments, networks, normalisation, checkpoints."""
+
+    num_envs: int = 8
+    """Environments stepped together, >= 1."""
+    backend: Literal["auto", "sync", "process"] = "auto"
+    """Where they are stepped: in this process or in worker processes."""
+    normalize_observations: bool = True
+    """Whether observations are normalised by running statistics, frozen in the artefact."""
+    normalize_rewards: bool = True
+    """Whether rewards are divided by the running deviation of their discounted sum, in training only. Costs never are."""
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden layers of actor and critics."""
+    activation: Literal["Tanh", "ReLU", "ELU", "SiLU"] = "Tanh"
+    """Activation of the hidden layers."""
+    log_std_init: float = -0.5
+    """First logarithm of the standard deviation of Gaussian actions."""
+    num_checkpoints: int = 10
+    """Checkpoints over the run, evenly spaced; the last two are kept. 0: none."""
+    validation_episodes: int = 16
+    """Episodes per validation that chooses ``artefact-best``, on seeds of their own."""
+    validation_share: float = 0.1
+    """Largest share of the training steps spent on validation; 0 turns it off and the last iterate counts as best."""
+    torch_threads: int = 0
+    """Threads of torch; 0: one, which is fastest for small networks beside busy environments."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("num_envs", "validation_episodes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"RunSettings.{name} must be at least 1; got {getattr(self, name)}.")
+        for name in ("num_checkpoints", "torch_threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"RunSettings.{name} must be at least 0; got {getattr(self, name)}.")
+        if not 0.0 <= self.validation_share <= 1.0:
+            raise ConfigError(f"RunSettings.validation_share must be in [0, 1]; got {self.validation_share}.")
+
+
+def split_assignments(assignments: list[str], config_class: type[Any]) -> tuple[Any, RunSettings]:
+    """Sort ``KEY=VALUE`` strings into a solver's config and the run's settings.
+
+    Raises:
+        UnknownNameError: a key of neither.
+        ConfigError: a value of the wrong type, or a text without ``=``.
+    """
+    run_names = {field.name for field in fields(RunSettings)}
+    solver_names = {field.name for field in fields(config_class)}
+    for assignment in assignments:
+        key = assignment.partition("=")[0].strip()
+        if "=" in assignment and key not in run_names | solver_names:
+            raise UnknownNameError("option", key, run_names | solver_names)
+    chosen_run = [a for a in assignments if a.partition("=")[0].strip() in run_names]
+    chosen_solver = [a for a in assignments if a.partition("=")[0].strip() not in run_names]
+    return from_assignments(config_class, chosen_solver), from_assignments(RunSettings, chosen_run)
