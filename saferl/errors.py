@@ -82,7 +82,9 @@ class MissingExtraError(UsageError):
             package: The distribution that is missing.
             extra: The extra of saferl that brings it.
         """
-        super().__init__(f"{what} needs {package}, which is not installed. Install it with: pip install 'saferl[{extra}]'")
+        super().__init__(
+            f"{what} needs {package}, which is not installed. Install it with: pip install 'saferl[{extra}]'"
+        )
 
 
 class CostError(SaferlError):

@@ -80,7 +80,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def prepare_output(folder: Path, *, what: str) -> Path:
     """Make ``folder``; one that already holds files, or cannot be written, is an error and stays as it was."""
     if folder.is_file():
-        raise RunFolderError(f"The output folder of {what} must be a folder; got the file {folder}. Choose another --out.")
+        raise RunFolderError(
+            f"The output folder of {what} must be a folder; got the file {folder}. Choose another --out."
+        )
     if folder.is_dir() and any(folder.iterdir()):
         raise RunFolderError(
             f"The output folder of {what} must be new or empty; {folder} holds files, which were left alone. "

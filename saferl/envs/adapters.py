@@ -1,6 +1,7 @@
 """Wrappers that bring any Gymnasium-like env to saferl's contract; each has one duty.
 
-Order, from the inside: :class:`SixTupleAdapter`, (Gymnasium's time limit), :class:`CostFunction`, :class:`CostContract`.
+Order, from the inside: :class:`SixTupleAdapter`, Gymnasium's time limit, :class:`CostFunction`,
+:class:`CostContract`.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ class StepArrays:
 
         def tree(space: spaces.Space[Any], what: str) -> dict[str, Array]:
             return {
-                key: array((num_envs, *(part.shape or ())), part.dtype) for key, part in leaf_spaces(space, what).items()
+                key: array((num_envs, *(part.shape or ())), part.dtype)
+                for key, part in leaf_spaces(space, what).items()
             }
 
         return cls(

@@ -135,7 +135,7 @@ def _call(factory: EnvFactory, kwargs: dict[str, Any], name: str) -> gymnasium.E
     if not callable(factory):
         raise UsageError(f"The env {name!r} must be a function or class that returns an env; got {factory!r}.")
     try:
-        parameters = inspect.signature(factory).parameters
+        parameters = dict(inspect.signature(factory).parameters)
     except (TypeError, ValueError):
         parameters = {}
     takes_any = not parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

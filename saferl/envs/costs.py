@@ -32,7 +32,9 @@ def read_costs(info: Mapping[str, Any], names: Sequence[str], env_id: str) -> np
     values = np.empty(len(names), dtype=np.float64)
     for index, name in enumerate(names):
         if name not in reported:
-            raise CostError(f"{env_id}: the cost {name!r} is missing from info['costs']; got {sorted(reported)}. {_WAY_OUT}")
+            raise CostError(
+                f"{env_id}: the cost {name!r} is missing from info['costs']; got {sorted(reported)}. {_WAY_OUT}"
+            )
         values[index] = check_cost(reported[name], name, env_id)
     return values
 

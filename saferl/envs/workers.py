@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,7 +32,7 @@ class WorkerPool:
         self._connections: list[Connection] = []
         self._processes = []
         bounds = [len(factories) * i // num_workers for i in range(num_workers + 1)]
-        self._rows = list(zip(bounds[:-1], bounds[1:], strict=True))
+        self._rows = list(pairwise(bounds))
         for start, stop in self._rows:
             ours, theirs = context.Pipe()
             payload = cloudpickle.dumps(list(factories[start:stop]))

@@ -108,7 +108,9 @@ def evaluate(
     folder = prepare_output(Path(out), what="an evaluation") if out is not None else None
     start = time.perf_counter()
     source: Policy | Path = artefact.path if isinstance(artefact, PolicyArtefact) else artefact
-    blocks = [(i, list(range(first_seed + i, first_seed + min(i + BLOCK, episodes)))) for i in range(0, episodes, BLOCK)]
+    blocks = [
+        (i, list(range(first_seed + i, first_seed + min(i + BLOCK, episodes)))) for i in range(0, episodes, BLOCK)
+    ]
     count = min(workers or len(os.sched_getaffinity(0)), len(blocks))
     records: list[EpisodeRecord] = []
     run = _run_here if count == 1 else functools.partial(_run_in_processes, count=count)

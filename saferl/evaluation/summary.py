@@ -21,7 +21,7 @@ METHOD = {
         "2024), valid for any distribution of a bounded cost; ci95 is two-sided by the same method. Without a known "
         "bound on the cost the interval is Student's t, an approximation, and there is no verdict."
     ),
-    "rates": "Share of episodes that break the budget by themselves: Clopper-Pearson interval over independent episodes.",
+    "rates": "Share of episodes that break the budget by themselves, with a Clopper-Pearson interval.",
     "return": "Mean with Student's t interval (an approximation); IQM is the mean of the middle half of the episodes.",
     "confidence": 0.95,
 }

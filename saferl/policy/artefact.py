@@ -1,8 +1,8 @@
 """A trained policy as a folder that says what it is: no pickle, every file hashed.
 
-``artefact.json`` (schema version, spaces, network, frozen normaliser, constraints, provenance, sha256 of every file) and
-``weights.safetensors`` (network and normaliser arrays). ``evaluations.json`` counts how often it was evaluated and is
-the only file that changes afterwards.
+``artefact.json`` (schema version, spaces, network, frozen normaliser, constraints, provenance, sha256 of every file)
+and ``weights.safetensors`` (network and normaliser arrays). ``evaluations.json`` counts how often it was evaluated and
+is the only file that changes afterwards.
 """
 
 from __future__ import annotations
@@ -176,10 +176,14 @@ def load(path: str | Path) -> PolicyArtefact:
         raise ArtefactError(str(error)) from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         got = header.get("schema") if isinstance(header, dict) else type(header).__name__
-        raise ArtefactError(f"{folder / HEADER} must have schema {SCHEMA!r}; got {got!r}. Use a matching saferl version.")
+        raise ArtefactError(
+            f"{folder / HEADER} must have schema {SCHEMA!r}; got {got!r}. Use a matching saferl version."
+        )
     hashes = header.get("sha256")
     if not isinstance(hashes, dict) or WEIGHTS not in hashes:
-        raise ArtefactError(f"{folder / HEADER} must list the sha256 of {WEIGHTS}; it does not. Train or copy it again.")
+        raise ArtefactError(
+            f"{folder / HEADER} must list the sha256 of {WEIGHTS}; it does not. Train or copy it again."
+        )
     for name, expected in hashes.items():
         file = folder / Path(name).name
         if not file.is_file():
@@ -192,7 +196,9 @@ def load(path: str | Path) -> PolicyArtefact:
     try:
         policy, normaliser = _build(header, load_file(folder / WEIGHTS))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ArtefactError(f"The artefact {folder} does not fit together: {error}. It was edited or is from a newer saferl.") from error
+        raise ArtefactError(
+            f"The artefact {folder} does not fit together: {error}. It was edited or is from a newer saferl."
+        ) from error
     return PolicyArtefact(policy, normaliser, header, folder)
 
 
@@ -210,7 +216,9 @@ def resolve(path: Path) -> Path:
     raise ArtefactError(f"A policy artefact or run folder is needed; {path} {what}. Give the folder that --out named.")
 
 
-def _build(header: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> tuple[ActorCriticPolicy, FrozenNormaliser | None]:
+def _build(
+    header: Mapping[str, Any], tensors: Mapping[str, th.Tensor]
+) -> tuple[ActorCriticPolicy, FrozenNormaliser | None]:
     name = header["policy_class"]
     if name not in _POLICY_CLASSES:
         raise ValueError(f"unknown policy class {name!r}")
@@ -228,5 +236,6 @@ def _build(header: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> tuple
             if key.startswith("normaliser/"):
                 _, part, leaf = key.split("/", 2)
                 arrays[part][leaf] = value.numpy()
-        normaliser = FrozenNormaliser(**arrays, **header["normaliser"])
+        numbers = header["normaliser"]
+        normaliser = FrozenNormaliser(arrays["mean"], arrays["var"], numbers["clip"], numbers["epsilon"])
     return policy, normaliser

@@ -50,9 +50,7 @@ class ConstrainedActorCriticPolicy(ActorCriticPolicy):
         log_probs = distribution.log_prob(actions)
         return actions.reshape((-1, *(self.action_space.shape or ()))), log_probs, values, cost_values
 
-    def assess(
-        self, obs: PyTorchObs, actions: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+    def assess(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
         """Log-probabilities (B,) and entropies (B,) of given actions, reward values (B,), cost values (B, K)."""
         latent_pi, values, cost_values = self._latents(obs)
         distribution = self._get_action_dist_from_latent(latent_pi)

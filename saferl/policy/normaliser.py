@@ -47,4 +47,5 @@ class FrozenNormaliser:
 
     def _scale(self, key: str, obs: Any) -> npt.NDArray[np.float32]:
         scaled = (np.asarray(obs) - self.mean[key]) / np.sqrt(self.var[key] + self.epsilon)
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+        clipped: npt.NDArray[np.float32] = np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+        return clipped

@@ -32,7 +32,8 @@ def sample_rows(distribution: Distribution, generators: Generators) -> npt.NDArr
     if isinstance(distribution, DiagGaussianDistribution):
         mean, std = _numpy(distribution.distribution.mean), _numpy(distribution.distribution.stddev)
         noise = np.stack([rng.standard_normal(mean.shape[1], dtype=np.float32) for rng in generators])
-        return mean + std * noise
+        actions: npt.NDArray[Any] = mean + std * noise
+        return actions
     if isinstance(distribution, CategoricalDistribution):
         return _categorical(distribution.distribution.probs, generators)
     if isinstance(distribution, MultiCategoricalDistribution):
@@ -46,7 +47,8 @@ def sample_rows(distribution: Distribution, generators: Generators) -> npt.NDArr
 def _categorical(probs: th.Tensor, generators: Generators) -> npt.NDArray[np.int64]:
     cumulative = np.cumsum(_numpy(probs).astype(np.float64), axis=1)
     draws = np.array([rng.random() for rng in generators]) * cumulative[:, -1]
-    return (cumulative <= draws[:, None]).sum(axis=1)
+    chosen: npt.NDArray[np.int64] = (cumulative <= draws[:, None]).sum(axis=1)
+    return chosen
 
 
 def _numpy(tensor: th.Tensor) -> npt.NDArray[Any]:

@@ -51,7 +51,9 @@ def space_from_dict(data: Mapping[str, Any]) -> spaces.Space[Any]:
         kind = data["type"]
         if kind == "Box":
             shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
-            return spaces.Box(_decode(data["low"], shape, dtype), _decode(data["high"], shape, dtype), shape, dtype.type)
+            return spaces.Box(
+                _decode(data["low"], shape, dtype), _decode(data["high"], shape, dtype), shape, dtype.type
+            )
         if kind == "Discrete":
             return spaces.Discrete(data["n"], start=data["start"])
         if kind == "MultiDiscrete":

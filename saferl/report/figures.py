@@ -64,8 +64,10 @@ class EpisodeValues:
     values: FloatArray
     unit: str
     """Words for an axis."""
+    mean: float
+    ci95: Interval
     fits_budget: bool
-    """The budget limits this number, so both may share an axis."""
+    """The budget limits (the mean of) this number, so both may share an axis."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,17 @@ def thin(num_episodes: int) -> npt.NDArray[np.intp]:
 
 def episode_values(record: EvaluationRecord, constraint: ConstraintRecord) -> EpisodeValues:
     """The number of each episode that a reader should compare with the budget, if there is one."""
-    costs = record.episodes.costs[constraint.name]
-    word = "cost" if constraint.name == "cost" else constraint.name
+    name, episodes = constraint.name, record.episodes
+    if constraint.kind in ("episode_sum", "cvar"):
+        return EpisodeValues(episodes.costs[name], f"{name} per episode", constraint.mean, constraint.ci95, True)
     if constraint.kind == "step_rate":
-        return EpisodeValues(costs / record.episodes.lengths, f"{word} per step", fits_budget=True)
-    if constraint.kind == "discounted":
-        # Only if the evaluation recorded discounted sums do they have the unit of the budget.
-        fits = bool(np.isclose(costs.mean(), constraint.mean, rtol=1e-3, atol=1e-6))
-        return EpisodeValues(costs, f"{'discounted ' * fits}{word} per episode", fits_budget=fits)
-    return EpisodeValues(costs, f"{word} per episode", fits_budget=constraint.kind in ("episode_sum", "cvar"))
+        rates = episodes.costs[name] / episodes.lengths
+        return EpisodeValues(rates, f"{name} per step", constraint.mean, constraint.ci95, True)
+    if name in episodes.discounted_costs:
+        sums = episodes.discounted_costs[name]
+        return EpisodeValues(sums, f"discounted {name} per episode", constraint.mean, constraint.ci95, True)
+    costs = episodes.costs[name]
+    return EpisodeValues(costs, f"{name} per episode", float(costs.mean()), Interval(None, None), False)
 
 
 def return_against_cost(agents: Sequence[Agent], name: str) -> list[Cloud]:
@@ -129,17 +133,14 @@ def return_against_cost(agents: Sequence[Agent], name: str) -> list[Cloud]:
         record = agent.record
         if name not in record.constraints:
             continue
-        constraint = record.constraints[name]
-        shown, cost = thin(len(record.episodes)), episode_values(record, constraint)
-        mean = float(cost.values.mean())
-        same = cost.fits_budget and bool(np.isclose(mean, constraint.mean, rtol=1e-3, atol=1e-6))
+        shown, cost = thin(len(record.episodes)), episode_values(record, record.constraints[name])
         clouds.append(
             Cloud(
                 agent=agent,
                 costs=cost.values[shown],
                 returns=record.episodes.returns[shown],
-                mean_cost=mean,
-                cost_ci=constraint.ci95 if same else Interval(None, None),
+                mean_cost=cost.mean,
+                cost_ci=cost.ci95,
                 mean_return=record.mean_return,
                 return_ci=record.return_ci95,
             )
@@ -154,14 +155,14 @@ def cost_spreads(agents: Sequence[Agent], name: str) -> list[Spread]:
         if name not in agent.record.constraints:
             continue
         constraint = agent.record.constraints[name]
-        values = episode_values(agent.record, constraint).values
-        low, first, middle, third, high = (float(q) for q in np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)))
+        cost = episode_values(agent.record, constraint)
+        low, first, middle, third, high = (float(q) for q in np.quantile(cost.values, (0.05, 0.25, 0.5, 0.75, 0.95)))
         spreads.append(
             Spread(
                 agent=agent,
                 quantiles=(low, first, middle, third, high),
-                mean=float(values.mean()),
-                points=values[thin(len(values))],
+                mean=cost.mean,
+                points=cost.values[thin(len(cost.values))],
                 violation_rate=constraint.violation_rate,
             )
         )

@@ -153,6 +153,8 @@ def percent(share: float | None) -> str:
 
 def interval(ends: Interval) -> str:
     """Both ends, rounded outwards."""
+    if ends.low is None and ends.high is None:
+        return "no interval"
     return f"{number(ends.low, ROUND_FLOOR)} to {number(ends.high, ROUND_CEILING)}"
 
 
@@ -184,7 +186,7 @@ def headline(label: str, constraint: ConstraintRecord, confidence: str) -> str:
         bounds = [bound for bound in (at_least, at_most) if bound]
         end = "; more episodes are needed"
         if not bounds:
-            end = f"; there is no valid confidence bound for this cost, so no verdict ({constraint.bound})"
+            end = "; there is no valid confidence bound for this cost, and so no verdict"
     else:
         # The side that decides: a kept upper limit needs the upper bound, a broken one the lower bound.
         decisive = at_most if is_upper == (constraint.verdict == "satisfied") else at_least

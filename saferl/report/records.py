@@ -91,6 +91,7 @@ class PolicyInfo:
     """Budget that each constraint was trained with; None for a policy that was not trained under budgets."""
     evaluations: int | None
     """How many evaluations this artefact has had, this one included."""
+    weights_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class Episodes:
     returns: FloatArray
     lengths: FloatArray
     costs: Mapping[str, FloatArray]
-    """Cost of each episode by constraint."""
+    """Undiscounted cost sums by constraint."""
+    discounted_costs: Mapping[str, FloatArray]
+    """Discounted cost sums by constraint of kind ``discounted``, where the evaluation recorded them."""
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -247,17 +250,16 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
     seeds, returns = top.object("seeds"), top.object("return")
     first_seed, seed_count = seeds.integer("first", least=0), seeds.integer("count", least=1)
     num_episodes = top.integer("episodes", least=1)
-    mean_return = returns.number("mean")
     versions = top.object("versions")
+    found = {name: _read_constraint(name, constraints.object(name)) for name in constraints.data}
     episodes = _read_episodes(
-        folder / "episodes.jsonl", num_episodes, tuple(constraints.data), range(first_seed, first_seed + seed_count)
+        folder / "episodes.jsonl", num_episodes, tuple(found.values()), range(first_seed, first_seed + seed_count)
     )
-    found = float(episodes.returns.mean())
-    if not math.isclose(found, mean_return, rel_tol=1e-3, abs_tol=1e-3):
-        raise RunFolderError(
-            f"summary.json and episodes.jsonl must come from one evaluation; {folder} has a mean return of "
-            f"{mean_return:g} in the one and {found:g} in the other. A file was edited or copied: evaluate again."
-        )
+    mean_return = returns.number("mean")
+    _check_mean("return", mean_return, episodes.returns, folder)
+    for name, constraint in found.items():
+        if constraint.kind == "episode_sum":
+            _check_mean(name, constraint.mean, episodes.costs[name], folder)
     return EvaluationRecord(
         folder=folder,
         env=top.text("env"),
@@ -275,7 +277,7 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
         mean_return=mean_return,
         return_ci95=returns.interval("ci95"),
         return_iqm=returns.number("iqm"),
-        constraints={name: _read_constraint(name, constraints.object(name)) for name in constraints.data},
+        constraints=found,
         duration_s=top.number("duration_s"),
         episodes=episodes,
         curves=_find_curves(folder),
@@ -291,6 +293,15 @@ def _check_schema(schema: str, path: Path) -> None:
         )
 
 
+def _check_mean(what: str, stated: float, values: FloatArray, folder: Path) -> None:
+    mean = float(values.mean())
+    if not math.isclose(mean, stated, rel_tol=1e-3, abs_tol=1e-3):
+        raise RunFolderError(
+            f"summary.json and episodes.jsonl must come from one evaluation; {folder} has a mean {what} of {stated:g} "
+            f"in the one and {mean:g} in the other. A file was edited or copied: run the evaluation again."
+        )
+
+
 def _read_method(fields: _Fields) -> Method:
     confidence = fields.number("confidence")
     if not 0.0 < confidence < 1.0:
@@ -300,7 +311,7 @@ def _read_method(fields: _Fields) -> Method:
 
 def _read_policy(fields: _Fields) -> PolicyInfo:
     name = fields.text("name")
-    label = fields.optional_text("label") if "label" in fields.data else None
+    label, sha256 = (fields.optional_text(key) if key in fields.data else None for key in ("label", "weights_sha256"))
     return PolicyInfo(
         name=name,
         label=label or name,
@@ -309,6 +320,7 @@ def _read_policy(fields: _Fields) -> PolicyInfo:
         train_seed=fields.optional_integer("train_seed"),
         train_budgets=None if fields.value("train_budgets") is None else fields.numbers("train_budgets"),
         evaluations=fields.optional_integer("evaluations"),
+        weights_sha256=sha256,
     )
 
 
@@ -344,7 +356,7 @@ def _describe_shield(data: Any) -> str | None:
     return json.dumps(data)
 
 
-def _read_episodes(path: Path, expected: int, names: Sequence[str], seeds: range) -> Episodes:
+def _read_episodes(path: Path, expected: int, constraints: Sequence[ConstraintRecord], seeds: range) -> Episodes:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
@@ -355,7 +367,12 @@ def _read_episodes(path: Path, expected: int, names: Sequence[str], seeds: range
         raise RunFolderError(f"episodes.jsonl of an evaluation cannot be read: {path} ({error}).") from error
     if lines[-1] == "":
         lines.pop()
-    rows = [_read_episode(line, f"line {number} of {path}", names, seeds) for number, line in enumerate(lines, 1)]
+    names = [c.name for c in constraints]
+    discounted = [c.name for c in constraints if c.kind == "discounted"]
+    if not lines or '"discounted_costs"' not in lines[0]:
+        discounted = []
+    columns = [("costs", name) for name in names] + [("discounted_costs", name) for name in discounted]
+    rows = [_read_episode(line, f"line {number} of {path}", columns, seeds) for number, line in enumerate(lines, 1)]
     if len(rows) != expected:
         raise RunFolderError(
             f"{path} must hold one line per episode, {expected} as summary.json says; got {len(rows)} lines. {_WAY_OUT}"
@@ -363,11 +380,17 @@ def _read_episodes(path: Path, expected: int, names: Sequence[str], seeds: range
     if len({row[0] for row in rows}) != expected:
         raise RunFolderError(f"{path} must hold each episode once; got an 'episode' number twice. {_WAY_OUT}")
     table = np.array([row[1:] for row in rows], dtype=np.float64)
-    return Episodes(table[:, 0], table[:, 1], {name: table[:, 2 + i] for i, name in enumerate(names)})
+    costs, discounted_costs = table[:, 2 : 2 + len(names)].T, table[:, 2 + len(names) :].T
+    return Episodes(
+        returns=table[:, 0],
+        lengths=table[:, 1],
+        costs=dict(zip(names, costs, strict=True)),
+        discounted_costs=dict(zip(discounted, discounted_costs, strict=True)),
+    )
 
 
-def _read_episode(line: str, where: str, names: Sequence[str], seeds: range) -> tuple[float, ...]:
-    """Episode number, return, length, then the cost of each constraint."""
+def _read_episode(line: str, where: str, columns: Sequence[tuple[str, str]], seeds: range) -> tuple[float, ...]:
+    """Episode number, return, length, then one number per (key, constraint) in ``columns``."""
     try:
         data = json.loads(line)
     except json.JSONDecodeError as error:
@@ -382,12 +405,12 @@ def _read_episode(line: str, where: str, names: Sequence[str], seeds: range) -> 
         fields.refuse("seed", f"in {seeds.start} to {seeds.stop - 1}, as summary.json says", seed)
     fields.flag("terminated")
     fields.number("cost")
-    costs = fields.object("costs")
+    costs = {key: fields.object(key) for key in {"costs", *(key for key, _ in columns)}}
     return (
         fields.integer("episode", least=0),
         fields.number("return"),
         fields.integer("length", least=1),
-        *(costs.number(name) for name in names),
+        *(costs[key].number(name) for key, name in columns),
     )
 
 

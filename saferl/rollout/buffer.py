@@ -65,7 +65,9 @@ class ConstrainedRolloutBuffer:
         lead = (num_steps, num_envs)
         self._is_dict = isinstance(observation_space, spaces.Dict)
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-        self.obs = {key: np.zeros((*lead, *get_obs_shape(part)), dtype=_storage_dtype(part)) for key, part in parts.items()}  # type: ignore[misc]
+        self.obs = {
+            key: np.zeros((*lead, *get_obs_shape(part)), dtype=_storage_dtype(part)) for key, part in parts.items()
+        }
         self.actions = np.zeros((*lead, get_action_dim(action_space)), dtype=np.float32)
         self.log_probs = np.zeros(lead, dtype=np.float32)
         self.rewards = np.zeros(lead, dtype=np.float32)
@@ -129,7 +131,7 @@ class ConstrainedRolloutBuffer:
         cost_gamma: float,
         cost_gae_lambda: float,
     ) -> None:
-        """Compute advantages; ``last_values`` (num_envs,) and ``last_cost_values`` (num_envs, K) are of the next states."""
+        """Compute advantages; the last values (num_envs,) and cost values (num_envs, K) are of the next states."""
         rows = np.flatnonzero(self.truncated[-1] == 0)
         self.bootstrap(rows, last_values[rows], last_cost_values[rows])
         ends = {"terminated": self.terminated, "truncated": self.truncated}

@@ -25,7 +25,13 @@ class CostEstimator:
     """
 
     def __init__(
-        self, constraints: ConstraintSet, num_envs: int, *, min_episodes: int, is_fixed_horizon: bool, horizon: int | None
+        self,
+        constraints: ConstraintSet,
+        num_envs: int,
+        *,
+        min_episodes: int,
+        is_fixed_horizon: bool,
+        horizon: int | None,
     ) -> None:
         """Start empty; kinds other than ``SUPPORTED_KINDS`` are refused."""
         constraints.require_kinds(SUPPORTED_KINDS, by="The dual update")

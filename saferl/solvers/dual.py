@@ -59,7 +59,5 @@ class DualVariable:
         """
         if not np.all(np.isfinite(gaps)):
             raise TrainingError(f"The dual update needs finite constraint gaps; got {gaps}.")
-        self.values = projected_gradient(
-            self.values, gaps, learning_rate=self.learning_rate, maximum=self.maximum
-        )
+        self.values = projected_gradient(self.values, gaps, learning_rate=self.learning_rate, maximum=self.maximum)
         return self.values

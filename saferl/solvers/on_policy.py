@@ -158,7 +158,10 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.generator = th.Generator(device="cpu")
-        self.generator.manual_seed(self.seed if self.seed is not None else int(np.random.SeedSequence().entropy) % 2**63)  # type: ignore[arg-type]
+        if self.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(self.seed)
         num_constraints = len(self.constraints)
         self.rollout_buffer = ConstrainedRolloutBuffer(
             self.n_steps, self.n_envs, self.observation_space, self.action_space, num_constraints
@@ -200,9 +203,7 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
                 terminated = env.terminated  # type: ignore[attr-defined]
                 truncated = dones & ~terminated
                 self.cost_estimator.add(costs, dones)
-                rollout_buffer.add(
-                    obs, actions, log_probs, values, cost_values, rewards, costs, terminated, truncated
-                )
+                rollout_buffer.add(obs, actions, log_probs, values, cost_values, rewards, costs, terminated, truncated)
                 if truncated.any():
                     rows = np.flatnonzero(truncated)
                     rollout_buffer.bootstrap(rows, *self._values([infos[r]["terminal_observation"] for r in rows]))

@@ -9,8 +9,8 @@ Each iteration collects a rollout and then
             E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)], rho = pi(a|s) / pi_old(a|s);
 3. critics: squared errors of V_r and of one V_ci per constraint to their lambda-returns.
 
-Papers: Ray, Achiam, Amodei (2019), "Benchmarking safe exploration in deep reinforcement learning"; Schulman et al. (2017),
-"Proximal policy optimization algorithms", arXiv 1707.06347.
+Papers: Ray, Achiam, Amodei (2019), "Benchmarking safe exploration in deep reinforcement learning"; Schulman et al.
+(2017), "Proximal policy optimization algorithms", arXiv 1707.06347.
 
 What it guarantees: nothing for the last iterate. With exact gradients and averaging over iterates descent-ascent
 approaches the saddle point; a single iterate may oscillate around the budget. Train below the limit that must hold, and
@@ -122,7 +122,7 @@ class PPOLag(ConstrainedOnPolicyAlgorithm):
         kl = 0.0
         for _ in range(config.n_epochs):
             order = th.randperm(len(data), generator=self.generator).to(self.device)
-            for index in order.split(config.batch_size):
+            for index in th.split(order, config.batch_size):
                 log_probs, entropy, values, cost_values = self.policy.assess(data.obs_at(index), actions[index])
                 log_ratio = log_probs - data.log_probs[index]
                 ratio = log_ratio.exp()
@@ -140,7 +140,7 @@ class PPOLag(ConstrainedOnPolicyAlgorithm):
                     - config.ent_coef * mean_entropy
                 )
                 self.policy.optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
                 if not th.isfinite(norm):
                     raise TrainingError(

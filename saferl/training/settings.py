@@ -20,7 +20,7 @@ class RunSettings:
     normalize_observations: bool = True
     """Whether observations are normalised by running statistics, frozen in the artefact."""
     normalize_rewards: bool = True
-    """Whether rewards are divided by the running deviation of their discounted sum, in training only. Costs never are."""
+    """Whether rewards are divided by the running deviation of their discounted sum, in training only; costs never."""
     net_arch: tuple[int, ...] = (64, 64)
     """Hidden layers of actor and critics."""
     activation: Literal["Tanh", "ReLU", "ELU", "SiLU"] = "Tanh"

@@ -77,7 +77,7 @@ def evaluation(
     (folder / "summary.json").write_text(json.dumps(summary))
     lines = [
         {"episode": i, "seed": 10_000_000 + i, "return": float(i), "length": 1000, "terminated": False, "cost": 1.0}
-        | {"costs": dict.fromkeys(constraints, 12.34)}
+        | {"costs": {name: data["mean"] for name, data in constraints.items()}}
         for i in range(n)
     ]
     (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -127,9 +127,9 @@ VERDICTS = [
         "confidence, budget 25; more episodes are needed.",
     ),
     (
-        constraint(lower95=None, upper95=None, verdict="undecided", bound="none: unbounded cost"),
+        constraint(lower95=None, upper95=None, verdict="undecided"),
         "PPO-Lagrangian is undecided about the budget: mean cost 12.3, budget 25; there is no valid confidence bound "
-        "for this cost, so no verdict (none: unbounded cost).",
+        "for this cost, and so no verdict.",
     ),
     (
         constraint(sense=">=", mean=30.0, lower95=27.66, upper95=33.0),
@@ -329,7 +329,13 @@ def test_many_episodes_are_thinned_in_figures_only_and_the_page_says_so(tmp_path
 
 @pytest.mark.parametrize(
     ("kind", "fits", "value"),
-    [("episode_sum", True, 12.34), ("cvar", True, 12.34), ("step_rate", True, 0.01234), ("statewise", False, 12.34)],
+    [
+        ("episode_sum", True, 12.34),
+        ("cvar", True, 12.34),
+        ("step_rate", True, 0.01234),
+        ("discounted", False, 12.34),  # its discounted sums were not recorded
+        ("statewise", False, 12.34),
+    ],
 )
 def test_a_budget_is_drawn_only_where_it_has_the_unit_of_the_axis(
     tmp_path: Path, kind: str, fits: bool, value: float

@@ -16,9 +16,9 @@ CONSTRAINT = {
     "sense": "<=",
     "budget": 25.0,
     "description": "E[sum of cost per episode] <= 25",
-    "mean": 12.0,
-    "ci95": [10.0, 14.0],
-    "lower95": 9.0,
+    "mean": 9.0,
+    "ci95": [2.0, 16.0],
+    "lower95": 3.0,
     "upper95": None,
     "cvar90": 20.0,
     "max": 30.0,
@@ -99,6 +99,16 @@ def test_a_complete_folder_is_read_in_full(folder: Path) -> None:
     np.testing.assert_array_equal(record.episodes.returns, [100, 101, 102, 103])
     np.testing.assert_array_equal(record.episodes.costs["cost"], [0, 6, 12, 18])
     assert record.curves is None
+
+
+def test_discounted_sums_are_read_where_they_were_recorded(folder: Path) -> None:
+    rewrite(folder, "constraints.cost.kind", "discounted")
+    assert read_evaluation(folder).episodes.discounted_costs == {}
+    lines = [line | {"discounted_costs": {"cost": 0.5}} for line in LINES]
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    episodes = read_evaluation(folder).episodes
+    np.testing.assert_array_equal(episodes.discounted_costs["cost"], 0.5)
+    np.testing.assert_array_equal(episodes.costs["cost"], [0, 6, 12, 18])
 
 
 @pytest.mark.parametrize("shield", ["mpsc", {"name": "mpsc", "horizon": 5}])
@@ -194,7 +204,11 @@ def test_a_wrong_number_of_lines_is_an_error(folder: Path, count: int) -> None:
         ({"seed": 5}, r"'seed' in line 3 of .*must be in 10000000 to 10000003"),
         ({"length": 0}, r"'length' in line 3 of .*at least 1"),
         ({"episode": 0}, "each episode once"),
-        ({"return": 900.0}, "must come from one evaluation"),
+        (
+            {"return": 900.0},
+            r"must come from one evaluation.*mean return of 101\.5 in the one and 301 in the other",
+        ),
+        ({"costs": {"cost": 0.0}}, r"must come from one evaluation.*mean cost of 9 in the one and 6 in the other"),
     ],
 )
 def test_a_wrong_episode_is_named_by_its_line(folder: Path, change: dict[str, Any], message: str) -> None:

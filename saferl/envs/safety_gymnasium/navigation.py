@@ -134,9 +134,8 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
             raise
         require_valid_simulation(builder.task.data, self.env_id)
         costs = {"cost": float(package_info["cost_sum"])}
-        for name, key in self._cost_keys.items():
-            # The package leaves a part out while it cannot be incurred: that of buttons, just after a new goal.
-            costs[name] = float(package_info.get(key, 0.0))
+        # A part that the package leaves out stays out: whoever constrains it gets an error, never a zero.
+        costs.update({name: float(package_info[key]) for name, key in self._cost_keys.items() if key in package_info})
         goal_met = bool(package_info.get("goal_met", False))
         if terminated and goal_met and builder.task.mechanism_conf.continue_goal and builder.task.agent.is_alive():
             terminated, truncated = False, True

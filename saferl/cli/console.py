@@ -1,0 +1,92 @@
+"""Output of the command line: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from saferl.errors import ConfigError
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+VERDICT_STYLES = {"satisfied": "green", "violated": "red", "undecided": "yellow"}
+
+
+def print_error(message: str) -> None:
+    """One error on stderr."""
+    stderr.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    stdout.file.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    stdout.file.flush()
+
+
+def progress_bar() -> Progress:
+    """A bar with count, elapsed time and time left, on stderr."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=stderr,
+    )
+
+
+def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
+    """The verdict table of some evaluations."""
+    table = Table(title=None)
+    for column in ("policy", "return (95 % CI)", "constraint", "mean cost (95 % CI)", "budget", "verdict"):
+        table.add_column(column, overflow="fold")
+    for summary in summaries:
+        result = summary["return"]
+        for index, (name, entry) in enumerate(summary["constraints"].items()):
+            style = VERDICT_STYLES[entry["verdict"]]
+            table.add_row(
+                escape(str(summary["policy"]["label"])) if index == 0 else "",
+                f"{result['mean']:.1f} {_interval(result['ci95'], 1)}" if index == 0 else "",
+                escape(name),
+                f"{entry['mean']:.2f} {_interval(entry['ci95'], 2)}",
+                f"{entry['sense']} {entry['budget']:g}",
+                f"[{style}]{entry['verdict']}[/]",
+            )
+    stdout.print(table)
+
+
+def parse_budgets(assignments: Sequence[str] | None, option: str = "--budget") -> dict[str, float] | None:
+    """``NAME=VALUE`` strings as a mapping, or None without any.
+
+    Raises:
+        ConfigError: a text that is not NAME=VALUE, or a name given twice.
+    """
+    budgets: dict[str, float] = {}
+    for assignment in assignments or ():
+        name, sign, text = assignment.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            sign, value = "", 0.0
+        if not sign or not name.strip():
+            raise ConfigError(
+                f"{option} must look like NAME=VALUE with a number; got {assignment!r}. Try {option} cost=25."
+            )
+        if name.strip() in budgets:
+            raise ConfigError(f"{option} names {name.strip()!r} twice; give each cost one budget.")
+        budgets[name.strip()] = value
+    return budgets or None
+
+
+def _interval(bounds: Sequence[float | None], digits: int) -> str:
+    low, high = ("?" if b is None else f"{b:.{digits}f}" for b in bounds)
+    return f"[dim]({low} to {high})[/]"

@@ -1,0 +1,122 @@
+"""``saferl quickstart``: the main job end to end, in three minutes on two cores.
+
+Trains unconstrained PPO and PPO-Lagrangian side by side on a real task, evaluates both and the random policy on the
+same seeds, and writes one report. Nothing here is special: it calls ``train``, ``evaluate`` and ``build_report``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from saferl.cli.app import app
+from saferl.cli.console import print_json, print_summaries, progress_bar, stderr, stdout
+from saferl.storage import prepare_output
+
+ENV = "SafetyHalfCheetahVelocity-v1"
+_COMMON = {"learning_rate": 1e-3, "n_steps": 256, "batch_size": 512, "n_epochs": 5, "target_kl": None}
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One column of the quickstart's report."""
+
+    solver: str
+    options: dict[str, Any] = field(default_factory=dict)
+    train_budgets: dict[str, float] | None = None
+
+
+AGENTS = (
+    Agent("ppo", dict(_COMMON)),
+    Agent("ppo_lag", {**_COMMON, "multiplier_lr": 2e-3}, {"cost": 12.0}),
+)
+
+
+@app.command(epilog="Example: saferl quickstart --out runs/quick")
+def quickstart(
+    out: Annotated[Path, typer.Option(help="New folder for runs, evaluations and report.html.")] = Path("runs/quick"),
+    steps: Annotated[int, typer.Option(help="Training steps of each agent.")] = 200_000,
+    episodes: Annotated[int, typer.Option(help="Evaluation episodes of each agent.")] = 320,
+    seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as JSON.")] = False,
+) -> None:
+    """Train, evaluate and report on a real benchmark task, to see what a cost budget changes."""
+    from saferl.envs import make
+    from saferl.evaluation import evaluate
+    from saferl.policy import RandomPolicy
+    from saferl.report import build_report
+
+    start = time.perf_counter()
+    prepare_output(out, what="the quickstart")
+    stderr.print(
+        f"{ENV}: run fast, but below 3.2 m/s. A step above costs 1; the budget is 25 per episode of 1,000 steps."
+    )
+    with progress_bar() as bar:
+        _train_side_by_side(out, steps, seed, bar)
+        policies: dict[str, tuple[Any, str | None]] = {
+            "random": (RandomPolicy(make(ENV).action_space), "random"),
+            **{agent.solver: (str(out / agent.solver), None) for agent in AGENTS},
+        }
+        evaluations = []
+        for name, (policy, label) in policies.items():
+            task = bar.add_task(f"evaluate {name}", total=episodes, note="")
+            folder = out / name / "evaluations" / "001-last-stochastic"
+            evaluations.append(
+                evaluate(
+                    policy,
+                    ENV,
+                    episodes=episodes,
+                    label=label,
+                    out=folder,
+                    progress=lambda count, task=task: bar.advance(task, count),  # type: ignore[misc]
+                )
+            )
+    folders = [e.folder for e in evaluations if e.folder is not None]
+    path = build_report(folders, out / "report.html", title=f"Quickstart: {ENV}")
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json({"report": str(path), "seconds": round(seconds, 1), "summaries": [e.summary for e in evaluations]})
+        return
+    print_summaries([e.summary for e in evaluations])
+    stdout.print(f"Report: {path} (open it in a browser). {seconds:.0f} s in all.", highlight=False)
+
+
+def _train_side_by_side(out: Path, steps: int, seed: int, bar: Any) -> None:
+    """Train every agent in a process of its own, with their progress in one bar each."""
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        queue = manager.Queue()
+        tasks = {a.solver: bar.add_task(f"train {a.solver}", total=steps, note="") for a in AGENTS}
+        with ProcessPoolExecutor(len(AGENTS), mp_context=context) as pool:
+            futures: set[Future[None]] = {
+                pool.submit(_train_one, agent, str(out / agent.solver), steps, seed, queue) for agent in AGENTS
+            }
+            while futures:
+                done, futures = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    solver, count, latest = queue.get()
+                    note = "  ".join(f"{key} {value:.0f}" for key, value in latest.items())
+                    bar.update(tasks[solver], completed=min(count, steps), note=note)
+                for future in done:
+                    future.result()
+
+
+def _train_one(agent: Agent, out: str, steps: int, seed: int, queue: Any) -> None:
+    from saferl.training import train
+
+    train(
+        agent.solver,
+        ENV,
+        steps=steps,
+        out=out,
+        seed=seed,
+        train_budgets=agent.train_budgets,
+        options=agent.options,
+        progress=lambda count, latest: queue.put((agent.solver, count, latest)),
+    )
