@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from saferl.config import from_mapping
@@ -40,6 +40,8 @@ class OnPolicyConfig:
 
     learning_rate: float = 3e-4
     """Step size of Adam for actor and critics."""
+    anneal_learning_rate: bool = False
+    """Whether the step size falls linearly to zero over training, which settles the last iterate."""
     n_steps: int = 128
     """Steps per environment and rollout."""
     gamma: float = 0.99
@@ -120,10 +122,11 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         base = asdict(config) if config is not None else {}
         self.config = from_mapping(self.config_class, {**base, **options})
         self.budgets = dict(budgets or {})
+        rate = self.config.learning_rate
         super().__init__(
             policy,
             env,
-            learning_rate=self.config.learning_rate,
+            learning_rate=LinearSchedule(rate, 0.0, 1.0) if self.config.anneal_learning_rate else rate,
             n_steps=self.config.n_steps,
             gamma=self.config.gamma,
             gae_lambda=self.config.gae_lambda,

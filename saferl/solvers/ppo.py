@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3 import PPO
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from saferl.config import from_mapping
@@ -25,6 +26,8 @@ class UnconstrainedPPOConfig:
 
     learning_rate: float = 3e-4
     """Step size of Adam."""
+    anneal_learning_rate: bool = False
+    """Whether the step size falls linearly to zero over training."""
     n_steps: int = 128
     """Steps per environment and rollout."""
     batch_size: int = 256
@@ -71,10 +74,13 @@ class UnconstrainedPPO(PPO):
         """Set up training; ``budgets`` is accepted for the log's sake and changes nothing."""
         base = asdict(config) if config is not None else {}
         self.config = from_mapping(self.config_class, {**base, **options})
+        stock = asdict(self.config)
+        if stock.pop("anneal_learning_rate"):
+            stock["learning_rate"] = LinearSchedule(stock["learning_rate"], 0.0, 1.0)
         super().__init__(
             policy,
             env,
-            **asdict(self.config),
+            **stock,
             policy_kwargs=policy_kwargs,
             seed=seed,
             device=device,

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saferl import Constraint, ConstraintSet
+from saferl.errors import TrainingError
+from saferl.solvers.dual import DualVariable, constraint_gaps, projected_gradient
+
+finite = st.floats(-1e6, 1e6)
+
+
+def test_the_step_is_lambda_plus_rate_times_gap():
+    moved = projected_gradient(np.array([1.0, 2.0]), np.array([3.0, -0.5]), learning_rate=0.1)
+    np.testing.assert_allclose(moved, [1.3, 1.95])
+
+
+@given(st.lists(finite, min_size=1, max_size=4), st.floats(0, 10))
+def test_multipliers_stay_between_zero_and_their_maximum(gaps, maximum):
+    dual = DualVariable(len(gaps), learning_rate=0.5, maximum=maximum)
+    values = dual.update(np.array(gaps))
+    assert np.all((values >= 0) & (values <= maximum))
+
+
+@pytest.mark.parametrize("gap", [np.nan, np.inf])
+def test_a_gap_that_is_not_finite_is_an_error_and_changes_nothing(gap):
+    dual = DualVariable(1, learning_rate=0.1, initial=2.0)
+    with pytest.raises(TrainingError, match="finite"):
+        dual.update(np.array([gap]))
+    assert dual.values == pytest.approx([2.0])
+
+
+def test_gaps_are_positive_where_a_constraint_is_violated():
+    constraints = ConstraintSet([Constraint("cost", 10.0), Constraint("speed", 3.0, sense=">=")])
+    np.testing.assert_allclose(constraint_gaps(np.array([12.0, 1.0]), constraints), [2.0, 2.0])
+
+
+def test_descent_ascent_on_a_strongly_concave_problem_finds_the_known_multiplier():
+    """max_x -(x - 2)^2 subject to x <= 1: x* = 1, lambda* = 2 (from -2 (x - 2) = lambda)."""
+    dual = DualVariable(1, learning_rate=0.2)
+    for _ in range(200):
+        x = 2.0 - dual.values[0] / 2.0
+        dual.update(np.array([x - 1.0]))
+    assert dual.values[0] == pytest.approx(2.0, abs=1e-6)
