@@ -36,7 +36,12 @@ def __getattr__(name: str) -> Any:
     """Import the module that defines ``name`` on first use (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        from saferl.errors import missing_extra
+
+        raise missing_extra(error, f"saferl.{name}") or error from error
 
 
 def __dir__() -> list[str]:

@@ -36,7 +36,7 @@ def from_mapping(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 
     Raises:
         UnknownNameError: a key that is not a field.
-        ConfigError: a value of the wrong type.
+        ConfigError: a value of the wrong type, or none for a field without default.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
@@ -45,6 +45,9 @@ def from_mapping(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
         if key not in names:
             raise UnknownNameError(f"option of {cls.__name__}", key, names)
         checked[key] = _coerce(value, hints[key], f"{cls.__name__}.{key}")
+    for field in fields(cls):  # type: ignore[arg-type]
+        if field.name not in checked and field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"{cls.__name__}.{field.name} must be {_name(hints[field.name])}; got nothing. Give it.")
     return cls(**checked)
 
 
@@ -102,7 +105,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             except ConfigError:
                 continue
     elif origin is Literal:
-        if value in args:
+        if any(type(value) is type(arg) and value == arg for arg in args):
             return value
     elif origin is tuple:
         if isinstance(value, list | tuple):

@@ -52,9 +52,8 @@ class Constraint:
             raise UnknownNameError(f"kind of constraint {self.name!r}:", self.kind, KINDS)
         if self.sense not in get_args(Sense):
             raise ConstraintError(f"Constraint {self.name!r}: sense must be '<=' or '>='; got {self.sense!r}.")
-        if isinstance(self.budget, bool) or not isinstance(self.budget, int | float | np.number):
-            raise ConstraintError(f"Constraint {self.name!r}: the budget must be a number; got {self.budget!r}.")
-        object.__setattr__(self, "budget", float(self.budget))
+        for field in ("budget", "gamma") if self.max_step_cost is None else ("budget", "gamma", "max_step_cost"):
+            object.__setattr__(self, field, self._number(field))
         if not math.isfinite(self.budget) or self.budget < 0:
             raise ConstraintError(
                 f"Constraint {self.name!r}: the budget must be finite and at least 0; got {self.budget:g}. "
@@ -79,6 +78,15 @@ class Constraint:
                 f"Constraint {self.name!r}: max_step_cost must be finite and positive, or None; "
                 f"got {self.max_step_cost!r}."
             )
+
+    def _number(self, field: str) -> float:
+        value = getattr(self, field)
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise ConstraintError(f"Constraint {self.name!r}: the {field} must be a number; got {value!r}.")
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConstraintError(f"Constraint {self.name!r}: the {field} is too large for a float.") from error
 
     @property
     def sign(self) -> float:

@@ -29,7 +29,7 @@ class SaferlError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by message, so that worker processes can hand errors over."""
-        return _restore, (type(self), str(self))
+        return _restore, (type(self), str(self)), self.__dict__
 
 
 class UsageError(SaferlError):
@@ -58,7 +58,7 @@ class UnknownNameError(UsageError):
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             way_out = f"Known: {shown}."
         else:
-            way_out = "None is registered."
+            way_out = "There is none."
         super().__init__(f"Unknown {what} {str(name)!r}. {way_out}" + (f" {hint}" if hint else ""))
         self.suggestions = tuple(close)
 
@@ -85,6 +85,24 @@ class MissingExtraError(UsageError):
         super().__init__(
             f"{what} needs {package}, which is not installed. Install it with: pip install 'saferl[{extra}]'"
         )
+
+
+_EXTRA_OF = {
+    "cloudpickle": "train",
+    "gymnasium": "train",
+    "jinja2": "report",
+    "mujoco": "train",
+    "plotly": "report",
+    "stable_baselines3": "train",
+    "tensorboard": "train",
+    "torch": "train",
+}
+
+
+def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | None:
+    """The error that names the extra to install, or None if the missing module belongs to no extra of saferl."""
+    package = (error.name or "").partition(".")[0]
+    return MissingExtraError(what, package, _EXTRA_OF[package]) if package in _EXTRA_OF else None
 
 
 class CostError(SaferlError):

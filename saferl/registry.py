@@ -89,7 +89,7 @@ class Registry:
 def load_object(path: str) -> Any:
     """Import ``"package.module:attribute"``; what is wrong with the path is said in one error."""
     module_name, _, attribute = path.partition(":")
-    if not module_name or not attribute:
+    if not module_name or module_name.startswith(".") or not attribute:
         raise UsageError(f"An import path must look like 'package.module:name'; got {path!r}.")
     try:
         target: Any = importlib.import_module(module_name)

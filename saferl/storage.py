@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,10 @@ def read_json(path: Path, *, what: str) -> Any:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``target`` when the block ends well, and vanishes when it does not.
 
-    A ``target`` that exists is replaced only after the new folder is complete.
+    A ``target`` that exists is replaced only after the new folder is complete; a file or a link is an error.
     """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise RunFolderError(f"{target} must be a folder, or absent; got a file or a link, which was left alone.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -69,7 +71,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             old = target.with_name(f".{target.name}.old-{os.getpid()}")
             os.replace(target, old)
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if old is not None:
+                os.replace(old, target)
+            raise
         if old is not None:
             shutil.rmtree(old)
     except BaseException:
@@ -79,21 +86,26 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 def prepare_output(folder: Path, *, what: str) -> Path:
     """Make ``folder``; one that already holds files, or cannot be written, is an error and stays as it was."""
-    if folder.is_file():
-        raise RunFolderError(
-            f"The output folder of {what} must be a folder; got the file {folder}. Choose another --out."
-        )
-    if folder.is_dir() and any(folder.iterdir()):
-        raise RunFolderError(
-            f"The output folder of {what} must be new or empty; {folder} holds files, which were left alone. "
-            "Choose another --out, or move that folder away."
-        )
+    missing: list[Path] = []
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        if folder.is_file():
+            raise RunFolderError(
+                f"The output folder of {what} must be a folder; got the file {folder}. Choose another --out."
+            )
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunFolderError(
+                f"The output folder of {what} must be new or empty; {folder} holds files, which were left alone. "
+                "Choose another --out, or move that folder away."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
         raise RunFolderError(
             f"The output folder of {what} cannot be written: {folder} ({error.strerror}). Choose another --out."
         ) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -17,7 +19,7 @@ from saferl.errors import ConfigError, TrainingError
 from saferl.evaluation.summary import versions
 from saferl.training import RunSettings, train
 
-_PEER_LINE = re.compile(r"^STEPS_PER_SECOND\s+([0-9.]+)", re.MULTILINE)
+_PEER_LINE = re.compile(r"^STEPS_PER_SECOND[ \t]+(\S+)[ \t]*$", re.MULTILINE)
 
 
 def bench_training(
@@ -40,11 +42,17 @@ def bench_training(
         repeats: Runs of each.
         options: Options of the solver.
         settings: Options of the run.
-        peer: A command that trains the peer and prints a line ``STEPS_PER_SECOND x``.
+        peer: A command that trains the peer and prints a line ``STEPS_PER_SECOND x``. It runs in a folder of its own,
+            which is removed; files of the current folder that it names are found all the same.
         report: Told every reading as it comes.
+
+    Raises:
+        ConfigError: ``repeats`` or ``peer`` is malformed.
+        TrainingError: the peer's command fails or prints no throughput.
     """
     if repeats < 1:
         raise ConfigError(f"The number of repeats must be at least 1; got {repeats}.")
+    peer_words = None if peer is None else _split_command(peer)
     ours: list[float] = []
     theirs: list[float] = []
     for index in range(repeats):
@@ -60,8 +68,8 @@ def bench_training(
             )
         ours.append(result.steps_per_second)
         report(f"saferl {ours[-1]:.0f} steps/s")
-        if peer is not None:
-            theirs.append(_run_peer(peer))
+        if peer_words is not None:
+            theirs.append(_run_peer(peer_words))
             report(f"peer {theirs[-1]:.0f} steps/s")
     figures: dict[str, Any] = {"saferl": _figures(ours)}
     if theirs:
@@ -73,7 +81,7 @@ def bench_training(
         "env": env_id,
         "steps": steps,
         "repeats": repeats,
-        "peer_command": None if peer is None else " ".join(Path(word).name for word in shlex.split(peer)),
+        "peer_command": None if peer_words is None else " ".join(Path(word).name for word in peer_words),
         "options": dict(options or {}),
         "results": figures,
         "machine": machine(),
@@ -95,16 +103,38 @@ def _figures(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _run_peer(command: str) -> float:
+def _split_command(command: str) -> list[str]:
+    """The words of a command, with names of existing files made absolute."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"The peer's command cannot be split into words: {command!r} ({error}).") from error
+    if not words or shutil.which(words[0]) is None:
+        raise ConfigError(f"The peer's command must start with a program that exists; got {command!r}.")
+    # Not resolved: the python of a virtual environment is a link that must stay one.
+    return [os.path.abspath(word) if Path(word).is_file() else word for word in words]
+
+
+def _run_peer(words: Sequence[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(shlex.split(command), capture_output=True, text=True, cwd=folder, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, cwd=folder, check=False)
     found = _PEER_LINE.search(done.stdout)
-    if done.returncode != 0 or found is None:
-        tail = (done.stderr or done.stdout)[-500:]
+    speed = _positive(found.group(1)) if found is not None else None
+    if done.returncode != 0 or speed is None:
+        tail = (done.stderr.strip() or done.stdout.strip())[-500:]
         raise TrainingError(
-            f"The peer's command must print 'STEPS_PER_SECOND x'; it ended with {done.returncode}: {tail}"
+            "The peer's command must end with exit code 0 and print a line 'STEPS_PER_SECOND x' with x > 0; it ended "
+            f"with {done.returncode} and this output: {tail or '(none)'}"
         )
-    return float(found.group(1))
+    return speed
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def _processor() -> str:

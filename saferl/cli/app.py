@@ -10,7 +10,7 @@ import typer
 
 from saferl import __version__
 from saferl.cli.console import print_error
-from saferl.errors import SaferlError
+from saferl.errors import SaferlError, missing_extra
 
 app = typer.Typer(
     name="saferl",
@@ -49,6 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     except SaferlError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error, "This command")
+        if missing is None:
+            raise
+        print_error(str(missing))
+        sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         print_error("Interrupted.")
         sys.exit(130)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import print_json, stderr
+from saferl.cli.console import print_json, require_training, stderr
+from saferl.errors import RunFolderError
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure, with results as JSON.")
+bench_app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure, with results as JSON.",
+    epilog="Example: saferl bench train ppo_lag SafetyHalfCheetahVelocity-v1 --steps 20000 --repeats 1",
+)
 app.add_typer(bench_app, name="bench")
 
 
@@ -23,15 +30,16 @@ def _group() -> None:
     epilog="Example: saferl bench train ppo_lag SafetyHalfCheetahVelocity-v1 --peer 'python peer.py' --out speed.json"
 )
 def train(
-    solver: Annotated[str, typer.Argument(help="Name of a solver.")],
-    env: Annotated[str, typer.Argument(help="Environment.")],
+    solver: Annotated[str, typer.Argument(help="Name of a solver; see 'saferl list solvers'.")],
+    env: Annotated[str, typer.Argument(help="Environment; see 'saferl list envs'.")],
     steps: Annotated[int, typer.Option(help="Steps of each of our runs.")] = 100_000,
     repeats: Annotated[int, typer.Option(help="Runs of each; medians are reported.")] = 3,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: an option of solver or run.")] = None,
-    peer: Annotated[str | None, typer.Option(help="A command that prints 'STEPS_PER_SECOND x'.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write as well.")] = None,
+    peer: Annotated[str | None, typer.Option(help="A command that prints a line 'STEPS_PER_SECOND x'.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write as well; an older one is replaced.")] = None,
 ) -> None:
     """Training throughput, ours and a peer's, measured in turn."""
+    require_training("saferl bench train")
     from dataclasses import asdict
 
     from saferl.bench import bench_training
@@ -40,6 +48,8 @@ def train(
     from saferl.training.settings import split_assignments
 
     config, settings = split_assignments(list(set_ or []), SOLVERS.load(solver).config_class)
+    if out is not None:
+        _check_output(out)
     result = bench_training(
         solver,
         env,
@@ -53,3 +63,17 @@ def train(
     if out is not None:
         write_json(out, result)
     print_json(result)
+
+
+def _check_output(path: Path) -> None:
+    """Raise before the work, rather than after it, if its result could not be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
+    except OSError as error:
+        raise RunFolderError(
+            f"--out must name a JSON file that can be written; got {path} ({error.strerror}). Choose another --out."
+        ) from error

@@ -22,7 +22,7 @@ def check(
     kind: Annotated[Kind, typer.Argument(help="What to check: env.")],
     target: Annotated[str, typer.Argument(help="An env id, package.module:factory, or module:EnvId.")],
     budget: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: constraints to check with.")] = None,
-    cost: Annotated[str | None, typer.Option(help="module:function(obs, action, next_obs).")] = None,
+    cost: Annotated[str | None, typer.Option(help="module:function, called with (obs, action, next_obs).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check that an environment keeps the contract; list everything that is wrong."""

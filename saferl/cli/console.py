@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from saferl.errors import ConfigError
+from saferl.errors import ConfigError, MissingExtraError
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -30,9 +32,15 @@ def print_json(data: Any) -> None:
     stdout.file.flush()
 
 
-def progress_bar() -> Progress:
-    """A bar with count, elapsed time and time left, on stderr."""
-    return Progress(
+def say(message: str) -> None:
+    """One line on stdout, whatever it holds and however long it is: paths stay whole, to be copied."""
+    stdout.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar with count, elapsed time and time left, on stderr; an error that comes before any progress hides it."""
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -42,6 +50,13 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=stderr,
     )
+    with bar:
+        try:
+            yield bar
+        except BaseException:
+            for task in bar.tasks:
+                bar.update(task.id, visible=task.completed > 0)
+            raise
 
 
 def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
@@ -85,6 +100,25 @@ def parse_budgets(assignments: Sequence[str] | None, option: str = "--budget") -
             raise ConfigError(f"{option} names {name.strip()!r} twice; give each cost one budget.")
         budgets[name.strip()] = value
     return budgets or None
+
+
+def require_training(what: str) -> None:
+    """Raise unless the packages of the extra ``train`` are there; ``what`` names the command.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    for module, package in _TRAINING_PACKAGES.items():
+        if find_spec(module) is None:
+            raise MissingExtraError(what, package, "train")
+
+
+_TRAINING_PACKAGES = {
+    "torch": "torch",
+    "stable_baselines3": "stable-baselines3",
+    "gymnasium": "gymnasium",
+    "cloudpickle": "cloudpickle",
+}
 
 
 def _interval(bounds: Sequence[float | None], digits: int) -> str:

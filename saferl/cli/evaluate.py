@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import parse_budgets, print_json, print_summaries, progress_bar, stdout
+from saferl.cli.console import parse_budgets, print_json, print_summaries, progress_bar, require_training, say
 from saferl.errors import ConfigError
 
 
@@ -30,16 +31,25 @@ def evaluate(
     checkpoint: Annotated[Checkpoint, typer.Option(help="Policy of a run: last iterate, or best by validation.")] = (
         Checkpoint.LAST
     ),
-    deterministic: Annotated[bool, typer.Option(help="Mean actions instead of sampled ones.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The mean or most likely action instead of a sampled one.")
+    ] = False,
     budget: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: judge by these budgets (repeatable).")] = None,
-    cost: Annotated[str | None, typer.Option(help="module:function(obs, action, next_obs).")] = None,
-    first_seed: Annotated[int | None, typer.Option(help="Episode i uses seed FIRST_SEED + i.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; results do not depend on it.")] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="module:function, called with (obs, action, next_obs): costs for an env without.")
+    ] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(help="Episode i uses seed FIRST_SEED + i. Default: 10000000.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; results do not depend on it. Default: the cores.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Name of the policy in reports.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New evaluation folder. Default: RUN/evaluations/...")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder. Default: RUN/evaluations/NNN-...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Run a policy on fixed seeds and say, with statistics, whether the constraints hold."""
+    require_training("saferl eval")
     from saferl.evaluation import EVALUATION_SEED
     from saferl.evaluation import evaluate as run_evaluation
 
@@ -50,7 +60,9 @@ def evaluate(
 
         if env is None:
             raise ConfigError("The random policy needs an environment. Give --env ID.")
-        target = RandomPolicy(make(env, budgets=parse_budgets(budget), cost=cost).action_space)
+        probe = make(env, budgets=parse_budgets(budget), cost=cost)
+        target = RandomPolicy(probe.action_space)
+        probe.close()
         label = label or "random"
     elif checkpoint is Checkpoint.BEST:
         target = str(Path(policy) / "artefact-best")
@@ -75,7 +87,8 @@ def evaluate(
         return
     print_summaries([result.summary])
     if result.folder is not None:
-        stdout.print(f"Written to {result.folder}. Next: saferl report {result.folder}", highlight=False)
+        say(f"Written to {result.folder}")
+        say(f"Next: {shlex.join(['saferl', 'report', str(result.folder)])}")
 
 
 def default_folder(policy: Path, checkpoint: str, deterministic: bool) -> Path | None:

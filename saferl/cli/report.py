@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import stdout
+from saferl.cli.console import say
 from saferl.errors import RunFolderError
 
 
@@ -22,7 +22,7 @@ def report(
     from saferl.report import build_report
 
     path = build_report([newest_evaluation(folder) for folder in evaluations], out, title=title)
-    stdout.print(f"Report written to {path}", highlight=False)
+    say(f"Report written to {path}")
 
 
 def newest_evaluation(folder: Path) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import parse_budgets, print_json, progress_bar, stdout
+from saferl.cli.console import parse_budgets, print_json, progress_bar, require_training, say
 
 
 @app.command(epilog="Example: saferl train ppo_lag SafetyPointGoal1-v0 --steps 200000 --budget cost=25 --out runs/goal")
@@ -25,7 +26,7 @@ def train(
         list[str] | None, typer.Option(help="NAME=VALUE: train at another budget than must hold, to leave a margin.")
     ] = None,
     cost: Annotated[
-        str | None, typer.Option(help="module:function(obs, action, next_obs) for an env that reports no cost.")
+        str | None, typer.Option(help="module:function, called with (obs, action, next_obs): costs for an env without.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE: an option; see 'saferl list options SOLVER'.")
@@ -34,6 +35,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a policy under cost budgets and write a run folder."""
+    require_training("saferl train")
     from dataclasses import asdict
 
     from saferl.solvers import SOLVERS
@@ -73,8 +75,8 @@ def train(
             }
         )
     else:
-        stdout.print(f"Trained {result.steps:,} steps at {result.steps_per_second:,.0f} steps/s into {result.folder}")
-        stdout.print(f"Next: saferl eval {result.folder}", highlight=False)
+        say(f"Trained {result.steps:,} steps at {result.steps_per_second:,.0f} steps/s into {result.folder}")
+        say(f"Next: {shlex.join(['saferl', 'eval', str(result.folder)])}")
 
 
 def _free_name(path: Path) -> Path:

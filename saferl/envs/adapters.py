@@ -6,6 +6,8 @@ Order, from the inside: :class:`SixTupleAdapter`, Gymnasium's time limit, :class
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,7 +31,7 @@ class SixTupleAdapter(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> Any:
         """Step the env; the third of six entries becomes ``info["cost"]``."""
         result: Any = self.env.step(action)
-        if len(result) != 6:
+        if not isinstance(result, tuple) or len(result) != 6:
             return result
         obs, reward, cost, terminated, truncated, info = result
         return obs, reward, terminated, truncated, {**info, "cost": cost}
@@ -54,14 +56,16 @@ class CostFunction(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Reset the env and remember its first observation."""
-        self._obs, info = self.env.reset(seed=seed, options=options)
-        return self._obs, info
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._obs = copy.deepcopy(obs)
+        return obs, info
 
     def step(self, action: Any) -> Any:
         """Step the env and add ``info["cost"]`` or ``info["costs"]``."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         cost = self._cost(self._obs, action, obs)
-        self._obs = obs
+        # Some envs write every observation into one array.
+        self._obs = copy.deepcopy(obs)
         if isinstance(cost, Mapping):
             return obs, reward, terminated, truncated, {**info, "costs": dict(cost)}
         return obs, reward, terminated, truncated, {**info, "cost": cost, "costs": {"cost": cost}}
@@ -97,7 +101,7 @@ class CostContract(gymnasium.Wrapper[Any, Any, Any, Any]):
 
         Raises:
             CostError: a cost is missing, NaN or infinite.
-            EnvContractError: the step is not a 5-tuple, or the reward is not finite.
+            EnvContractError: the step is not a 5-tuple, the reward is not finite, or info is not a dict.
         """
         result: Any = self.env.step(action)
         if not isinstance(result, tuple) or len(result) != 5:
@@ -107,12 +111,21 @@ class CostContract(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "Wrap a 6-tuple env in saferl.envs.SixTupleAdapter before any other wrapper."
             )
         obs, reward, terminated, truncated, info = result
-        if not np.isfinite(reward):
-            raise EnvContractError(f"{self.env_id}: the reward must be finite; got {reward!r}.")
+        if not _is_finite_number(reward):
+            raise EnvContractError(f"{self.env_id}: the reward must be a finite number; got {reward!r}.")
+        if not isinstance(info, dict):
+            raise EnvContractError(f"{self.env_id}: info must be a dict with the costs; got {info!r}.")
         self.last_costs = read_costs(info, self.constraints.names, self.env_id)
-        if "costs" not in info:
+        if not isinstance(info.get("costs"), Mapping):
             info["costs"] = {"cost": float(self.last_costs[0])}
         if "cost" not in info:
             info["cost"] = sum(check_cost(value, name, self.env_id) for name, value in info["costs"].items())
         self.last_cost = check_cost(info["cost"], "cost", self.env_id)
         return obs, reward, terminated, truncated, info
+
+
+def _is_finite_number(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False

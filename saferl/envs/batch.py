@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,29 +128,36 @@ class StepArrays:
 
 
 def write_row(tree: dict[str, Array], row: int, value: Any) -> None:
-    """Write one observation or action into row ``row``."""
-    if "" in tree:
-        tree[""][row] = value
-    else:
-        for key, array in tree.items():
-            array[row] = value[key]
+    """Write one observation or action into row ``row``.
+
+    Raises:
+        EnvContractError: its shape or keys are not those of its space (numpy would broadcast it in silence).
+    """
+    for array, part in _pairs(tree, value):
+        if np.shape(part) != array.shape[1:]:
+            raise EnvContractError(
+                f"An observation must have its space's shape {array.shape[1:]}; got {np.shape(part)}."
+            )
+        array[row] = part
 
 
 def read_row(tree: dict[str, Array], row: int, space: spaces.Space[Any]) -> Any:
     """One action as the single env expects it (a Discrete one as a Python int)."""
-    if "" not in tree:
-        return {key: array[row] for key, array in tree.items()}
-    value = tree[""][row]
-    return int(value) if isinstance(space, spaces.Discrete) else value.copy()
+    if isinstance(space, spaces.Dict):
+        return {key: _read(array[row], space[key]) for key, array in tree.items()}
+    return _read(tree[""][row], space)
 
 
 def write_batch(tree: dict[str, Array], value: Any) -> None:
-    """Write a whole batch."""
-    if "" in tree:
-        tree[""][:] = value
-    else:
-        for key, array in tree.items():
-            array[:] = cast(Mapping[str, Any], value)[key]
+    """Write a whole batch of actions.
+
+    Raises:
+        EnvContractError: its shape or keys are not those of the space (numpy would broadcast it in silence).
+    """
+    for array, part in _pairs(tree, value):
+        if np.shape(part) != array.shape:
+            raise EnvContractError(f"A batch of actions must have shape {array.shape}; got {np.shape(part)}.")
+        array[:] = part
 
 
 def copy_batch(tree: dict[str, Array]) -> Batch:
@@ -158,6 +165,19 @@ def copy_batch(tree: dict[str, Array]) -> Batch:
     if "" in tree:
         return tree[""].copy()
     return {key: array.copy() for key, array in tree.items()}
+
+
+def _pairs(tree: dict[str, Array], value: Any) -> list[tuple[Array, Any]]:
+    if "" in tree:
+        return [(tree[""], value)]
+    if not isinstance(value, Mapping) or value.keys() != tree.keys():
+        got = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+        raise EnvContractError(f"A value of a Dict space must have the keys {sorted(tree)}; got {got}.")
+    return [(array, value[key]) for key, array in tree.items()]
+
+
+def _read(value: Any, space: spaces.Space[Any]) -> Any:
+    return int(value) if isinstance(space, spaces.Discrete) else value.copy()
 
 
 def _aligned(size: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import TimeLimit
 
 from saferl.constraints import Constraint, ConstraintSet
@@ -39,7 +40,7 @@ def make(
         budgets: Limits by cost name; exactly these constraints hold then. Without it the env's default ones do.
         constraints: Full constraints (kinds, discounts, bounds) instead of ``budgets``.
         cost: ``cost(obs, action, next_obs)``, or its import path, for an env that reports no cost.
-        max_episode_steps: Another time limit than the env's own, in steps.
+        max_episode_steps: Another time limit than the env's own, in steps (a limit that a factory has set stays).
         render_mode: Gymnasium's render mode.
         **kwargs: Arguments of the env.
 
@@ -67,10 +68,12 @@ def make(
         is_fixed = spec.is_fixed_horizon
     else:
         name = env_id if isinstance(env_id, str) else getattr(env_id, "__name__", "env")
-        env = SixTupleAdapter(_build_foreign(env_id, kwargs))
-        horizon, is_fixed = _time_limit(env), False
-        if max_episode_steps is not None:
-            env, horizon = TimeLimit(env, max_episode_steps), max_episode_steps
+        env, own_limit = _build_foreign(env_id, kwargs)
+        inner_limit, limit = _time_limit(env), max_episode_steps or own_limit
+        env = SixTupleAdapter(env)
+        if limit is not None:
+            env = TimeLimit(env, limit)
+        horizon, is_fixed = min((n for n in (inner_limit, limit) if n is not None), default=None), False
     if cost is not None:
         env = CostFunction(env, load_object(cost) if isinstance(cost, str) else cost)
     if constraints is None:
@@ -99,11 +102,12 @@ def register_with_gymnasium() -> None:
             )
 
 
-def _build_foreign(env_id: str | EnvFactory, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+def _build_foreign(env_id: str | EnvFactory, kwargs: dict[str, Any]) -> tuple[gymnasium.Env[Any, Any], int | None]:
+    """The env, and the time limit with which Gymnasium knows it but which is still to be applied."""
     if not isinstance(env_id, str):
-        return _call(env_id, kwargs, getattr(env_id, "__name__", "env factory"))
+        return _call(env_id, kwargs, getattr(env_id, "__name__", "env factory")), None
     if env_id in ENVS:
-        return _call(ENVS.load(env_id), kwargs, env_id)
+        return _call(ENVS.load(env_id), kwargs, env_id), None
     module_name, colon, attribute = env_id.partition(":")
     if colon:
         try:
@@ -117,7 +121,7 @@ def _build_foreign(env_id: str | EnvFactory, kwargs: dict[str, Any]) -> gymnasiu
             if not hasattr(module, attribute):
                 known = [n for n in dir(module) if not n.startswith("_")]
                 raise UnknownNameError(f"factory or Gymnasium id in {module_name!r}:", attribute, known)
-            return _call(getattr(module, attribute), kwargs, env_id)
+            return _call(getattr(module, attribute), kwargs, env_id), None
         return _gymnasium_make(attribute, kwargs)
     if env_id in gymnasium.registry:
         return _gymnasium_make(env_id, kwargs)
@@ -126,29 +130,54 @@ def _build_foreign(env_id: str | EnvFactory, kwargs: dict[str, Any]) -> gymnasiu
     )
 
 
-def _gymnasium_make(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    # Gymnasium's passive checker rejects 6-tuples; CostContract and check_env check what it would.
-    return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+def _gymnasium_make(env_id: str, kwargs: dict[str, Any]) -> tuple[gymnasium.Env[Any, Any], int | None]:
+    spec = gymnasium.registry[env_id]
+    factory = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    if factory is not None:
+        _check_arguments(factory, kwargs, env_id, given=spec.kwargs)
+    # Gymnasium's passive checker and time limit reject 6-tuples: CostContract and check_env check what the first would,
+    # and the second is applied around SixTupleAdapter.
+    env = gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+    return env, spec.max_episode_steps
 
 
 def _call(factory: EnvFactory, kwargs: dict[str, Any], name: str) -> gymnasium.Env[Any, Any]:
     if not callable(factory):
         raise UsageError(f"The env {name!r} must be a function or class that returns an env; got {factory!r}.")
-    try:
-        parameters = dict(inspect.signature(factory).parameters)
-    except (TypeError, ValueError):
-        parameters = {}
-    takes_any = not parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for key in kwargs:
-        if not takes_any and key not in parameters:
-            raise UnknownNameError(f"argument of env {name!r}", key, parameters)
+    _check_arguments(factory, kwargs, name)
     env = factory(**kwargs)
     if not isinstance(env, gymnasium.Env):
         raise UsageError(f"The env {name!r} must be a gymnasium.Env; its factory returned {type(env).__name__}.")
     return env
 
 
+def _check_arguments(
+    factory: Callable[..., Any], kwargs: Mapping[str, Any], name: str, *, given: Mapping[str, Any] | None = None
+) -> None:
+    """Raise if ``factory`` does not take ``kwargs``, or needs more than these and the ones already ``given``."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    for key in kwargs:
+        if not takes_any and key not in signature.parameters:
+            raise UnknownNameError(f"argument of env {name!r}:", key, signature.parameters)
+    try:
+        signature.bind(**{**(given or {}), **kwargs})
+    except TypeError as error:
+        raise ConfigError(
+            f"The env {name!r} needs other arguments: {error}. It is called as name{signature}; "
+            "give them as keyword arguments."
+        ) from error
+
+
 def _time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """Steps of the outermost TimeLimit, wherever it stands among the wrappers."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
     return env.spec.max_episode_steps if env.spec is not None else None
 
 

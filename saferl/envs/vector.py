@@ -75,7 +75,7 @@ class CostVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if seed is None or isinstance(seed, int | np.integer):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
-            seeds = list(seed)
+            seeds = [None if s is None else int(s) for s in seed]
         if len(seeds) != self.num_envs:
             raise ConfigError(f"One seed per environment is needed: {self.num_envs}; got {len(seeds)}.")
         self._driver.reset(seeds, options)
@@ -86,10 +86,11 @@ class CostVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
         Raises:
             CostError: an environment gave a missing, NaN or infinite cost.
+            EnvContractError: the actions do not have the shape of the action space, or a worker process died.
         """
-        arrays = self._arrays
+        arrays, driver = self._arrays, self._driver
         write_batch(arrays.actions, actions)
-        self._driver.step()
+        driver.step()
         ended = arrays.terminated | arrays.truncated
         infos: dict[str, Any] = {
             "costs": arrays.costs.copy(),
@@ -163,10 +164,19 @@ def make_vec(
     """
     if num_envs < 1:
         raise ConfigError(f"num_envs must be at least 1; got {num_envs}.")
+    if num_workers is not None and num_workers < 1:
+        raise ConfigError(f"num_workers must be at least 1; got {num_workers}.")
     if backend not in BACKENDS:
         raise UnknownNameError("backend", backend, BACKENDS)
     factory: Callable[[], CostContract] = functools.partial(
         make, env_id, budgets=budgets, constraints=constraints, cost=cost, max_episode_steps=max_episode_steps, **kwargs
     )
-    workers = (num_workers or len(os.sched_getaffinity(0))) if backend == "process" else 0
+    workers = (num_workers or _usable_cores()) if backend == "process" else 0
     return CostVectorEnv([factory] * num_envs, num_workers=workers)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use (macOS and Windows tell only how many there are)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

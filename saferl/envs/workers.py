@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,7 +15,7 @@ from gymnasium import spaces
 
 from saferl.envs.batch import StepArrays
 from saferl.envs.block import ContractFactory, EnvBlock, check_alike
-from saferl.errors import EnvContractError, SaferlError
+from saferl.errors import EnvContractError, SaferlError, UsageError
 
 Layout = tuple[spaces.Space[Any], spaces.Space[Any], int, int]
 """Observation space, action space, number of environments, number of constraints."""
@@ -33,9 +34,9 @@ class WorkerPool:
         self._processes = []
         bounds = [len(factories) * i // num_workers for i in range(num_workers + 1)]
         self._rows = list(pairwise(bounds))
-        for start, stop in self._rows:
+        payloads = [_dump(list(factories[start:stop])) for start, stop in self._rows]
+        for (start, stop), payload in zip(self._rows, payloads, strict=True):
             ours, theirs = context.Pipe()
-            payload = cloudpickle.dumps(list(factories[start:stop]))
             process = context.Process(target=_serve, args=(theirs, payload, memory, layout, start, stop), daemon=True)
             process.start()
             theirs.close()
@@ -45,23 +46,17 @@ class WorkerPool:
 
     def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None = None) -> None:
         """Reset all environments, as :meth:`EnvBlock.reset`."""
-        for connection, (start, stop) in zip(self._connections, self._rows, strict=True):
-            connection.send_bytes(cloudpickle.dumps(("reset", (list(seeds[start:stop]), options))))
-        self._collect()
+        self._exchange([_dump(("reset", (list(seeds[start:stop]), options))) for start, stop in self._rows])
 
     def step(self) -> None:
         """Step all environments, as :meth:`EnvBlock.step`."""
-        for connection in self._connections:
-            connection.send_bytes(_STEP)
-        self._collect()
+        self._exchange([_STEP] * len(self._rows))
 
     def close(self) -> None:
         """End the processes."""
         for connection in self._connections:
-            try:
+            with suppress(OSError):
                 connection.send_bytes(cloudpickle.dumps(("close", None)))
-            except (BrokenPipeError, OSError):
-                continue
         for process in self._processes:
             process.join(timeout=5)
             if process.is_alive():
@@ -71,15 +66,24 @@ class WorkerPool:
             connection.close()
         self._connections, self._processes = [], []
 
+    def _exchange(self, messages: Sequence[bytes]) -> None:
+        if not self._connections:
+            raise EnvContractError("The environments' processes ended after an earlier error; make new environments.")
+        for connection, message in zip(self._connections, messages, strict=True):
+            # A process that died or failed is met again when its answer is read.
+            with suppress(OSError):
+                connection.send_bytes(message)
+        self._collect()
+
     def _collect(self) -> None:
         failure: SaferlError | None = None
         for connection in self._connections:
             try:
                 answer = connection.recv_bytes()
-            except (EOFError, ConnectionResetError) as error:
+            except (EOFError, OSError) as error:
                 self.close()
                 raise EnvContractError("An environment's process died. Run with backend='sync' to see why.") from error
-            if answer != _OK:
+            if answer != _OK and failure is None:
                 failure = cloudpickle.loads(answer)
         if failure is not None:
             self.close()
@@ -88,6 +92,16 @@ class WorkerPool:
 
 _STEP = b"s"
 _OK = b"o"
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except Exception as error:
+        raise UsageError(
+            f"The environment's factory or options cannot be sent to a worker process ({error}). Name the environment "
+            "by an id or import path, or take backend='sync'."
+        ) from error
 
 
 def _serve(

@@ -24,6 +24,7 @@ from saferl.errors import ConfigError, EnvContractError
 from saferl.evaluation.episodes import BLOCK, BlockRunner, EpisodeRecord, Policy
 from saferl.evaluation.summary import summarise
 from saferl.policy.artefact import PolicyArtefact, load
+from saferl.policy.random import RandomPolicy
 from saferl.storage import prepare_output, write_json, write_text
 
 EVALUATION_SEED = 10_000_000
@@ -88,16 +89,22 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"The number of episodes must be at least 1; got {episodes}.")
+    if first_seed < 0:
+        raise ConfigError(f"The first seed must be at least 0; got {first_seed}.")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"The number of workers must be at least 1; got {workers}.")
     artefact = load(policy) if isinstance(policy, str | Path) else policy
+    if deterministic and isinstance(artefact, RandomPolicy):
+        raise ConfigError("The random policy has no deterministic actions. Leave deterministic (--deterministic) out.")
     own = artefact.provenance if isinstance(artefact, PolicyArtefact) else {}
     if env_id is None:
-        if "env" not in own:
+        env_id = own.get("env")
+        if env_id is None:
             raise ConfigError("This policy does not say which environment it is for. Give env_id (--env ID).")
-        env_id = own["env"]
         cost = cost if cost is not None else own.get("cost")
         env_kwargs = {**own.get("env_kwargs", {}), **(env_kwargs or {})}
-        if constraints is None and budgets is None and isinstance(artefact, PolicyArtefact):
-            constraints = artefact.constraints
+        if constraints is None and isinstance(artefact, PolicyArtefact):
+            budgets, constraints = _judged_by(artefact.constraints, budgets)
     make_env = functools.partial(
         make, env_id, budgets=budgets, constraints=constraints, cost=cost, **dict(env_kwargs or {})
     )
@@ -106,6 +113,8 @@ def evaluate(
     _check_spaces(probe, artefact)
     probe.close()
     folder = prepare_output(Path(out), what="an evaluation") if out is not None else None
+    if isinstance(artefact, PolicyArtefact):
+        _ = artefact.evaluations  # a counter that cannot be read is found before the work, not after it
     start = time.perf_counter()
     source: Policy | Path = artefact.path if isinstance(artefact, PolicyArtefact) else artefact
     blocks = [
@@ -145,12 +154,17 @@ def _run_here(
 ) -> Iterator[list[EpisodeRecord]]:
     threads = th.get_num_threads()
     th.set_num_threads(1)
-    runner = BlockRunner(make_env, load(source) if isinstance(source, Path) else source, deterministic=deterministic)
+    runner = None
     try:
-        for first, seeds in blocks:
-            yield runner.run(first, seeds)
+        # Blocks seed torch's global generator: the caller's random numbers (or its training) go on as if none had run.
+        with th.random.fork_rng(devices=[]):
+            policy = load(source) if isinstance(source, Path) else source
+            runner = BlockRunner(make_env, policy, deterministic=deterministic)
+            for first, seeds in blocks:
+                yield runner.run(first, seeds)
     finally:
-        runner.close()
+        if runner is not None:
+            runner.close()
         th.set_num_threads(threads)
 
 
@@ -189,6 +203,20 @@ def _run_block(first: int, seeds: list[int]) -> list[EpisodeRecord]:
     return _worker_runner().run(first, seeds)
 
 
+def _judged_by(
+    own: ConstraintSet, budgets: Mapping[str, float] | None
+) -> tuple[Mapping[str, float] | None, ConstraintSet | None]:
+    """Budgets or constraints for ``make``: the policy's own constraints, at other budgets where they are given.
+
+    A budget for a cost that the policy was not trained at is left to the environment, which may know it.
+    """
+    if not budgets:
+        return None, own
+    if any(name not in own.names for name in budgets):
+        return budgets, None
+    return None, ConstraintSet(own[name] for name in budgets).with_budgets(budgets)
+
+
 def _check_spaces(env: CostContract, policy: Any) -> None:
     if not isinstance(policy, PolicyArtefact):
         return
@@ -204,9 +232,13 @@ def _check_spaces(env: CostContract, policy: Any) -> None:
 
 
 def _checkpoint_of(policy: Any) -> str | None:
+    """Which policy of a run it is; None for policies that are neither a run's last nor its best."""
     if not isinstance(policy, PolicyArtefact):
         return None
-    return "best" if policy.path.name == "artefact-best" else "last"
+    folder = policy.path.resolve()
+    if not (folder.parent / "run.json").is_file():
+        return None
+    return {"artefact": "last", "artefact-best": "best"}.get(folder.name)
 
 
 def _policy_facts(policy: Any, label: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is the only file that changes afterwards.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 from torch import nn
 
 from saferl.constraints import ConstraintSet
-from saferl.errors import ArtefactError, RunFolderError
+from saferl.errors import ArtefactError, RunFolderError, SaferlError
 from saferl.policy.networks import (
     ConstrainedActorCriticCnnPolicy,
     ConstrainedActorCriticPolicy,
@@ -101,16 +103,34 @@ class PolicyArtefact:
         with th.no_grad():
             tensors, _ = self.policy.obs_to_tensor(normalised)
             actions = sample_rows(self.policy.get_distribution(tensors), generators)
+        actions = actions.reshape(len(generators), *(self.action_space.shape or ()))
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
-        return actions.reshape(len(generators), *(self.action_space.shape or ()))
+        return actions
+
+    @property
+    def evaluations(self) -> int:
+        """How many evaluations it has had (PROTOCOL 3).
+
+        Raises:
+            ArtefactError: the counter beside the artefact cannot be read.
+        """
+        counter = self.path / COUNTER
+        if not counter.exists():
+            return 0
+        try:
+            return int(read_json(counter, what="The evaluation counter")["count"])
+        except (RunFolderError, KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(
+                f"The evaluation counter of the artefact must hold a count; {counter} does not ({error}). Write "
+                '{"count": N} into it, with the number of evaluations so far.'
+            ) from error
 
     def count_evaluation(self) -> int:
-        """Note one more evaluation beside the artefact, and give the new count (PROTOCOL 3)."""
-        counter = self.path / COUNTER
-        count = 1 + (int(read_json(counter, what="The evaluation counter").get("count", 0)) if counter.exists() else 0)
+        """Note one more evaluation beside the artefact, and give the new count."""
+        count = self.evaluations + 1
         try:
-            write_json(counter, {"count": count})
+            write_json(self.path / COUNTER, {"count": count})
         except OSError:
             return count  # a read-only artefact can still be evaluated; its count stays
         return count
@@ -122,24 +142,16 @@ def save_artefact(
     """Write the policy of a Stable-Baselines3 on-policy ``model`` as an artefact folder, atomically.
 
     Raises:
-        ArtefactError: a policy class, activation or space that an artefact cannot describe.
+        ArtefactError: a policy class, network, activation or space that an artefact cannot describe.
     """
     policy = model.policy
-    if type(policy).__name__ not in _POLICY_CLASSES or not isinstance(policy, ActorCriticPolicy):
-        raise ArtefactError(
-            f"An artefact can hold the policies {', '.join(_POLICY_CLASSES)}; got {type(policy).__name__}. "
-            "Policies of your own keep Stable-Baselines3's model.save(...)."
-        )
-    parameters = policy._get_constructor_parameters()
-    network = {key: parameters[key] for key in _PLAIN_KWARGS if key in parameters}
-    network["share_features_extractor"] = policy.share_features_extractor
-    activation = policy.activation_fn.__name__
-    if activation not in _ACTIVATIONS:
-        raise ArtefactError(f"An artefact knows the activations {', '.join(_ACTIVATIONS)}; got {activation}.")
-    if isinstance(policy, ConstrainedActorCriticPolicy):
-        network["num_constraints"] = policy.num_constraints
+    network = _describe_network(policy)
     normaliser = FrozenNormaliser.from_vec_normalize(unwrap_vec_normalize(model.env) if model.env else None)
-    tensors = {f"policy/{key}": value.detach().cpu().contiguous() for key, value in policy.state_dict().items()}
+    # Copies: actor and critics may share a features extractor, and safetensors refuses tensors that share memory.
+    tensors = {
+        f"policy/{key}": value.detach().cpu().clone(memory_format=th.contiguous_format)
+        for key, value in policy.state_dict().items()
+    }
     if normaliser is not None:
         for key in normaliser.mean:
             tensors[f"normaliser/mean/{key}"] = th.from_numpy(np.ascontiguousarray(normaliser.mean[key]))
@@ -151,7 +163,7 @@ def save_artefact(
             {
                 "schema": SCHEMA,
                 "policy_class": type(policy).__name__,
-                "network": {**network, "activation_fn": activation},
+                "network": network,
                 "observation_space": space_to_dict(policy.observation_space),
                 "action_space": space_to_dict(policy.action_space),
                 "normaliser": None if normaliser is None else {"clip": normaliser.clip, "epsilon": normaliser.epsilon},
@@ -161,6 +173,33 @@ def save_artefact(
             },
         )
     return folder
+
+
+def _describe_network(policy: Any) -> dict[str, Any]:
+    """The arguments that :func:`_build` makes the network from."""
+    if type(policy) not in _POLICY_CLASSES.values():
+        raise ArtefactError(
+            f"An artefact can hold the policies {', '.join(_POLICY_CLASSES)}; got {type(policy).__name__}. "
+            "Policies of your own keep Stable-Baselines3's model.save(...)."
+        )
+    parameters = policy._get_constructor_parameters()
+    extractor, extractor_kwargs = parameters["features_extractor_class"], parameters["features_extractor_kwargs"]
+    stock = inspect.signature(type(policy)).parameters.get("features_extractor_class")
+    if extractor is not (stock.default if stock else FlattenExtractor) or extractor_kwargs or policy.use_sde:
+        raise ArtefactError(
+            "An artefact can hold the features extractors of Stable-Baselines3's policies at their defaults, without "
+            f"use_sde; got {extractor.__name__} with {extractor_kwargs}, use_sde={policy.use_sde}. "
+            "Keep such a policy with Stable-Baselines3's model.save(...)."
+        )
+    activation = policy.activation_fn.__name__
+    if activation not in _ACTIVATIONS:
+        raise ArtefactError(f"An artefact knows the activations {', '.join(_ACTIVATIONS)}; got {activation}.")
+    network = {key: parameters[key] for key in _PLAIN_KWARGS if key in parameters}
+    network["share_features_extractor"] = policy.share_features_extractor
+    network["activation_fn"] = activation
+    if isinstance(policy, ConstrainedActorCriticPolicy):
+        network["num_constraints"] = policy.num_constraints
+    return network
 
 
 def load(path: str | Path) -> PolicyArtefact:
@@ -190,16 +229,34 @@ def load(path: str | Path) -> PolicyArtefact:
             raise ArtefactError(f"The artefact {folder} is incomplete: {name} is missing. Copy the whole folder again.")
         if (got := sha256(file)) != expected:
             raise ArtefactError(
-                f"{file} was changed after it was written: its sha256 must be {expected[:12]}...; got {got[:12]}.... "
-                "Copy the artefact again from where it was made."
+                f"{file} was changed after it was written: its sha256 must be {str(expected)[:12]}...; "
+                f"got {got[:12]}.... Copy the artefact again from where it was made."
             )
     try:
         policy, normaliser = _build(header, load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except _MISFITS as error:
         raise ArtefactError(
-            f"The artefact {folder} does not fit together: {error}. It was edited or is from a newer saferl."
+            f"The artefact {folder} does not fit together: {_reason(error)}. It was edited, or is from a newer saferl. "
+            "Copy it again from where it was made, or use a matching saferl version."
         ) from error
     return PolicyArtefact(policy, normaliser, header, folder)
+
+
+_MISFITS = (
+    SaferlError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    SafetensorError,
+)
+"""What an edited header raises where its parts are put together."""
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().rstrip(".")
 
 
 def resolve(path: Path) -> Path:
@@ -219,11 +276,14 @@ def resolve(path: Path) -> Path:
 def _build(
     header: Mapping[str, Any], tensors: Mapping[str, th.Tensor]
 ) -> tuple[ActorCriticPolicy, FrozenNormaliser | None]:
-    name = header["policy_class"]
-    if name not in _POLICY_CLASSES:
-        raise ValueError(f"unknown policy class {name!r}")
+    ConstraintSet.from_list(header["constraints"])
+    if not isinstance(header["provenance"], dict):
+        raise TypeError(f"provenance must be an object; got {header['provenance']!r}")
     kwargs = dict(header["network"])
-    kwargs["activation_fn"] = _ACTIVATIONS[kwargs.pop("activation_fn")]
+    name, activation = header["policy_class"], kwargs.pop("activation_fn")
+    if name not in _POLICY_CLASSES or activation not in _ACTIVATIONS:
+        raise ValueError(f"policy class {name!r} or activation {activation!r} is unknown")
+    kwargs["activation_fn"] = _ACTIVATIONS[activation]
     policy = _POLICY_CLASSES[name](
         space_from_dict(header["observation_space"]), space_from_dict(header["action_space"]), lambda _: 0.0, **kwargs
     )

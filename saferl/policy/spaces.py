@@ -29,11 +29,17 @@ def space_to_dict(space: spaces.Space[Any]) -> dict[str, Any]:
             "high": _encode(space.high),
         }
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": np.dtype(space.dtype).name}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+        return {
+            "type": "MultiDiscrete",
+            "nvec": space.nvec.tolist(),
+            "start": space.start.tolist(),
+            "dtype": np.dtype(space.dtype).name,
+        }
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape)}
+        # A flat space keeps its int: Gymnasium tells MultiBinary(3) from MultiBinary([3]).
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": {key: space_to_dict(part) for key, part in space.spaces.items()}}
     raise ArtefactError(
@@ -55,15 +61,16 @@ def space_from_dict(data: Mapping[str, Any]) -> spaces.Space[Any]:
                 _decode(data["low"], shape, dtype), _decode(data["high"], shape, dtype), shape, dtype.type
             )
         if kind == "Discrete":
-            return spaces.Discrete(data["n"], start=data["start"])
+            return spaces.Discrete(data["n"], start=data["start"], dtype=data["dtype"])
         if kind == "MultiDiscrete":
-            return spaces.MultiDiscrete(np.array(data["nvec"]))
+            return spaces.MultiDiscrete(np.array(data["nvec"]), dtype=data["dtype"], start=np.array(data["start"]))
         if kind == "MultiBinary":
             return spaces.MultiBinary(data["n"])
         if kind == "Dict":
-            return spaces.Dict({key: space_from_dict(part) for key, part in data["spaces"].items()})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"A space of the artefact cannot be read: {error!r} in {dict(data)!r}.") from error
+            # Pairs keep their order, which networks depend on; Gymnasium would sort the keys of a plain dict.
+            return spaces.Dict([(key, space_from_dict(part)) for key, part in data["spaces"].items()])
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ArtefactError(f"A space of the artefact cannot be read: {error!r} in {data!r}.") from error
     raise ArtefactError(f"The artefact names a space of type {kind!r}, which this version of saferl does not know.")
 
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from saferl.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from saferl.testing.env_checker import EnvCheckReport, Problem, check_env
+    from saferl.testing.env_checker import check_env
     from saferl.testing.probes import BanditProbe, LoopProbe, Optimum, bandit_probe, loop_probe
+    from saferl.testing.reports import EnvCheckReport, Problem
 
 _LAZY = {
     "BanditProbe": "saferl.testing.probes",
-    "EnvCheckReport": "saferl.testing.env_checker",
+    "EnvCheckReport": "saferl.testing.reports",
     "LoopProbe": "saferl.testing.probes",
     "Optimum": "saferl.testing.probes",
-    "Problem": "saferl.testing.env_checker",
+    "Problem": "saferl.testing.reports",
     "bandit_probe": "saferl.testing.probes",
     "check_env": "saferl.testing.env_checker",
     "loop_probe": "saferl.testing.probes",

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import copy
-import math
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import iterate
 from gymnasium.wrappers import TimeLimit
 
 from saferl.constraints import ConstraintSet
 from saferl.envs.adapters import CostContract
 from saferl.envs.batch import leaf_spaces
 from saferl.envs.core import EnvFactory, make
-from saferl.envs.vector import CostVectorEnv
 from saferl.errors import EnvContractError, UsageError
+from saferl.testing.reports import EnvCheckReport, Finding, Problem
+from saferl.testing.trace_checks import TRACE_CHECKS, Step, TraceCheck
+from saferl.testing.values import is_same, kind_of, vector_difference
 
 Env = gymnasium.Env[Any, Any]
 Target = str | EnvFactory | Env
 
 _SHORT = 60
-"""Steps of the checks that compare several runs, and of their episodes a third."""
+"""Steps of the checks that compare several runs."""
 _LIMIT_FACTOR = 10
 """A time limit is tried out if it is at most this many times ``steps``."""
-_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+_ADAPT_SIX = "wrap the env in saferl.envs.SixTupleAdapter before any other wrapper (saferl.make does for a bare env)."
 
 
 def check_env(target: Target, *, seed: int = 0, steps: int = 200, **make_kwargs: Any) -> EnvCheckReport:
@@ -46,7 +46,7 @@ def check_env(target: Target, *, seed: int = 0, steps: int = 200, **make_kwargs:
 
     Example:
         >>> print(check_env("SafetyHalfCheetahVelocity-v1"))
-        SafetyHalfCheetahVelocity-v1 keeps saferl's contract (0 problems, 0 warnings, 17 checks).
+        SafetyHalfCheetahVelocity-v1 keeps saferl's contract: 17 checks, 0 problems, 0 warnings.
     """
     if steps < 1:
         raise UsageError(f"check_env needs at least one step; got steps={steps}.")
@@ -62,38 +62,19 @@ def check_env(target: Target, *, seed: int = 0, steps: int = 200, **make_kwargs:
         raise
     except Exception as error:
         name = target if isinstance(target, str) else getattr(target, "__name__", "env")
-        return EnvCheckReport(name, (_raised("make", error),), (), ("make",), ("everything else (no env)",))
+        return EnvCheckReport(name, (_raised("make", error).of("make"),), (), ("make",), ("everything else (no env)",))
     try:
         return _Inspection(env, seed, steps, factory=lambda: make(target, **make_kwargs)).report()
     finally:
         env.close()
 
 
-class _Breach(Exception):  # noqa: N818 - not an error of the caller
-    """A problem after which the running check cannot go on."""
+class _Breach(Exception):  # noqa: N818 - it never leaves this module
+    """A problem was noted after which the running check cannot go on."""
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Copies of what one step gave."""
-
-    where: str
-    obs: Any
-    reward: Any
-    terminated: Any
-    truncated: Any
-    info: Mapping[str, Any]
-
-    @property
-    def has_ended(self) -> bool:
-        return bool(self.terminated) or bool(self.truncated)
-
-    @property
-    def costs(self) -> Any:
-        """What stands for the costs by name; None if nothing does."""
-        if "costs" in self.info:
-            return self.info["costs"]
-        return {"cost": self.info["cost"]} if "cost" in self.info else None
+class _Skip(Exception):  # noqa: N818 - it never leaves this module
+    """The running check does not apply; the message says why."""
 
 
 class _Inspection:
@@ -102,40 +83,32 @@ class _Inspection:
     def __init__(self, env: Env, seed: int, steps: int, *, factory: Callable[[], CostContract] | None = None) -> None:
         # CostContract raises at the first bad value; what it wraps is inspected instead, to see them all.
         self.env: Env = env.env if isinstance(env, CostContract) else env
-        self.name = env.env_id if isinstance(env, CostContract) else _innermost(env)
+        self.name = _name_of(env)
         self.seed, self.steps, self.factory = seed, steps, factory
         self.horizon = (env.horizon if isinstance(env, CostContract) else None) or _time_limit(self.env)
         self.is_fixed_horizon = isinstance(env, CostContract) and env.is_fixed_horizon
-        carrier = env if env.has_wrapper_attr("constraints") else None
-        self.constraints: Any = carrier.get_wrapper_attr("constraints") if carrier is not None else None
-        self.actions: spaces.Space[Any] = copy.deepcopy(env.action_space)
-        self.first: Any = None
-        self.trace: list[_Step] = []
+        self.constraints: Any = env.get_wrapper_attr("constraints") if env.has_wrapper_attr("constraints") else None
+        self.trace: list[Step] = []
         self.problems: dict[tuple[str, str], Problem] = {}
         self.warnings: dict[tuple[str, str], Problem] = {}
         self.checks: list[str] = []
         self.skipped: list[str] = []
         self._broken: set[str] = set()
+        self._is_six_tuple = False
 
     def report(self) -> EnvCheckReport:
         """Run everything."""
         self._run("observation-space", self._check_observation_space)
         self._run("action-space", self._check_action_space)
         self._run("constraints", self._check_constraints)
-        self._run("reset", self._check_reset)
+        self._run("reset", self._check_reset, needs=("observation-space", "action-space"))
         self._run("step", self._record, needs=("reset",))
-        for name, check in (
-            ("observation", self._check_observation),
-            ("reward", self._check_reward),
-            ("flags", self._check_flags),
-            ("costs", self._check_costs),
-            ("cost-scalar", self._check_cost_scalar),
-            ("cost-bounds", self._check_cost_bounds),
-            ("episode-ends", self._check_episode_ends),
-        ):
-            self._run(name, check, needs=() if self.trace else ("step", "reset"))
-        self._run("aliasing", self._check_aliasing, needs=("step",))
+        for name, check in TRACE_CHECKS.items():
+            has_data = len(self.trace) > 1 or name == "observation"
+            needs = ("reset",) if has_data else ("reset", "step")
+            self._run(name, functools.partial(self._take_all, check), needs=needs)
         self._run("mid-episode-reset", self._check_mid_episode_reset, needs=("step",))
+        self._run("aliasing", self._check_aliasing, needs=("mid-episode-reset",))
         self._run("time-limit", self._check_time_limit, needs=("mid-episode-reset",))
         self._run("seeding", self._check_seeding, needs=("mid-episode-reset",))
         if self.factory is None:
@@ -143,7 +116,7 @@ class _Inspection:
         elif self.problems:
             self.skipped.append("vector-env (the single env has problems)")
         else:
-            self._run("vector-env", self._check_vector_env)
+            self._run("vector-env", functools.partial(self._check_vector_env, self.factory))
         return EnvCheckReport(
             self.name,
             tuple(self.problems.values()),
@@ -163,42 +136,47 @@ class _Inspection:
         self.checks.append(name)
         try:
             check()
+        except _Skip as reason:
+            self.checks.remove(name)
+            self.skipped.append(f"{name} ({reason})")
         except _Breach:
             self._broken.add(name)
         except Exception as error:
-            self._add(self.problems, _raised(name, error))
+            self._take(_raised(name, error))
             self._broken.add(name)
 
     def _fail(self, what: str, must: str, got: str, way_out: str) -> None:
-        self._add(self.problems, Problem(self.checks[-1], what, must, got, way_out))
+        self._take(Finding(what, must, got, way_out))
 
     def _warn(self, what: str, must: str, got: str, way_out: str) -> None:
-        self._add(self.warnings, Problem(self.checks[-1], what, must, got, way_out))
+        self._take(Finding(what, must, got, way_out, is_warning=True))
 
-    @staticmethod
-    def _add(table: dict[tuple[str, str], Problem], problem: Problem) -> None:
+    def _take(self, finding: Finding) -> None:
+        table = self.warnings if finding.is_warning else self.problems
         # The same breach at many steps is one problem; its first occurrence is shown.
-        table.setdefault((problem.check, problem.what), problem)
+        table.setdefault((self.checks[-1], finding.what), finding.of(self.checks[-1]))
+
+    def _take_all(self, check: TraceCheck) -> None:
+        for finding in check(self.trace, self.env.observation_space, self.constraints):
+            self._take(finding)
 
     # How the env is driven.
 
     def _reset(self, seed: int | None = None) -> Any:
         result: Any = self.env.reset(seed=seed)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-            self._fail("reset", "return (obs, info) with a dict info", _shape_of(result), "Return obs, {}.")
+            self._fail("reset", "return (obs, info) with a dict info", kind_of(result), "Return obs, {}.")
             raise _Breach
         return result[0]
 
-    def _step(self, action: Any, where: str) -> tuple[Any, _Step]:
+    def _step(self, action: Any, where: str) -> tuple[Any, Step]:
         """The observation itself, and copies of everything."""
         result: Any = self.env.step(action)
         if isinstance(result, tuple) and len(result) == 6:
-            self._fail(
-                "step",
-                "return (obs, reward, terminated, truncated, info)",
-                f"a 6-tuple at {where}",
-                "If its third entry is the cost, wrap the env in saferl.envs.SixTupleAdapter (saferl.make does).",
-            )
+            if not self._is_six_tuple:
+                must = "return (obs, reward, terminated, truncated, info)"
+                self._fail("step", must, f"a 6-tuple at {where}", f"If its third entry is the cost, {_ADAPT_SIX}")
+            self._is_six_tuple = True
             obs, reward, cost, terminated, truncated, info = result
             info = {**info, "cost": cost} if isinstance(info, dict) else info
         elif isinstance(result, tuple) and len(result) == 5:
@@ -207,27 +185,28 @@ class _Inspection:
             self._fail(
                 "step",
                 "return (obs, reward, terminated, truncated, info)",
-                f"{_shape_of(result)} at {where}",
+                f"{kind_of(result)} at {where}",
                 "An old Gym env's done is terminated; a time limit is truncated.",
             )
             raise _Breach
         if not isinstance(info, dict):
-            self._fail("step", "return a dict as info", f"{_shape_of(info)} at {where}", "Return {} if there is none.")
+            self._fail("step", "return a dict as info", f"{kind_of(info)} at {where}", "Return {} if there is none.")
             raise _Breach
         costs = info.get("costs")
         info = {**info, "costs": dict(costs)} if isinstance(costs, Mapping) else dict(info)
-        return obs, _Step(where, copy.deepcopy(obs), reward, terminated, truncated, info)
+        return obs, Step(where, copy.deepcopy(obs), reward, terminated, truncated, info)
 
-    def _play(self, num_steps: int, *, salt: int = 0) -> Iterator[tuple[Any, _Step]]:
-        """Random steps from the state after a reset; episodes that end are followed by another."""
-        self.actions.seed(self.seed + salt)
+    def _play(self, num_steps: int) -> Iterator[tuple[Any, Step]]:
+        """Random steps (always the same) from the state after a reset; an episode that ends is followed by another."""
+        actions = copy.deepcopy(self.env.action_space)
+        actions.seed(self.seed)
         for number in range(1, num_steps + 1):
-            obs, step = self._step(self.actions.sample(), f"step {number}")
+            obs, step = self._step(actions.sample(), f"step {number}")
             yield obs, step
             if step.has_ended and number < num_steps:
                 self._reset()
 
-    def _episode(self, max_steps: int) -> list[_Step]:
+    def _episode(self, max_steps: int) -> list[Step]:
         """Steps after a reset until the episode ends, or ``max_steps``."""
         steps = []
         for _, step in self._play(max_steps):
@@ -265,15 +244,16 @@ class _Inspection:
                 "the action space",
                 "span [-1, 1] in every entry",
                 str(space),
-                "A new policy explores with a standard deviation of 1: use gymnasium.wrappers.RescaleAction(env, -1, 1).",
+                "New policies explore with a deviation of about 1: use gymnasium.wrappers.RescaleAction(env, -1, 1).",
             )
 
     def _check_space(self, what: str, space: spaces.Space[Any]) -> None:
-        must = "be Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of them"
         try:
             parts = leaf_spaces(space, what)
         except EnvContractError:
-            self._fail(f"the {what} space", must, str(space), "Flatten it with gymnasium.wrappers.FlattenObservation.")
+            must = "be Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of them"
+            way_out = "Flatten it, for example with gymnasium.wrappers.FlattenObservation."
+            self._fail(f"the {what} space", must, str(space), way_out)
             return
         for part in parts.values():
             if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start != 0):
@@ -292,128 +272,21 @@ class _Inspection:
         self.constraints = None
 
     def _check_reset(self) -> None:
-        self.first = self._reset(self.seed)
+        self.trace.append(Step("reset", copy.deepcopy(self._reset(self.seed))))
 
     def _record(self) -> None:
         for _, step in self._play(self.steps):
             self.trace.append(step)
 
-    def _check_observation(self) -> None:
-        for where, obs in (("reset", self.first), *((step.where, step.obs) for step in self.trace)):
-            found = _mismatch(self.env.observation_space, obs)
-            if found is not None:
-                what, must, got = found
-                way_out = "Return what observation_space says, or declare what you return."
-                self._fail(what, must, f"{got} at {where}", way_out)
-
-    def _check_reward(self) -> None:
-        for step in self.trace:
-            if not isinstance(step.reward, _NUMBERS):
-                self._fail("the reward", "be a float", f"{_shape_of(step.reward)} at {step.where}", "Return float(reward).")
-            elif not math.isfinite(step.reward):
-                self._fail(
-                    "the value of the reward",
-                    "be finite",
-                    f"{step.reward} at {step.where}",
-                    "End the episode before the state diverges.",
-                )
-
-    def _check_flags(self) -> None:
-        for step in self.trace:
-            for what, flag in (("terminated", step.terminated), ("truncated", step.truncated)):
-                if not isinstance(flag, bool | np.bool_):
-                    self._fail(what, "be a bool", f"{_shape_of(flag)} {flag!r} at {step.where}", f"Return bool({what}).")
-
-    def _check_costs(self) -> None:
-        keys: set[str] | None = None
-        for step in self.trace:
-            where = f"{step.where}{', the last of its episode' if step.has_ended else ''}"
-            costs = step.costs
-            if costs is None:
-                self._fail(
-                    "info",
-                    "hold 'costs' (or 'cost' for a single one) at every step, also the last of an episode",
-                    f"the keys {sorted(step.info)} at {where}",
-                    "Report every cost at every step, 0.0 if there was none; or give saferl.make a cost function.",
-                )
-                continue
-            if not isinstance(costs, Mapping):
-                got = f"{_shape_of(costs)} at {where}"
-                self._fail("info['costs']", "be a dict from name to number", got, "Return {'cost': value}.")
-                continue
-            for name, cost in costs.items():
-                self._check_number(f"the cost {name!r}", cost, where)
-            absent = [name for name in self.constraints.names if name not in costs] if self.constraints else []
-            if absent:
-                self._fail(
-                    f"info['costs'] for the constraint {absent[0]!r}",
-                    "hold its cost at every step",
-                    f"the costs {sorted(costs)} at {where}",
-                    "Name the constraint after its cost, and report it at every step.",
-                )
-            elif keys is not None and set(costs) != keys:
-                # Costs that nobody constrains may come and go, but a budget for one would fail later.
-                report = self._warn if self.constraints else self._fail
-                got = f"{sorted(costs)} at {where} after {sorted(keys)}"
-                report("the keys of info['costs']", "be the same at every step", got, "Report 0.0 for absent costs.")
-            keys = set(costs) if keys is None else keys
-
-    def _check_cost_scalar(self) -> None:
-        for step in self.trace:
-            if "cost" not in step.info:
-                continue
-            self._check_number("info['cost']", step.info["cost"], step.where)
-            costs = step.costs
-            if isinstance(costs, Mapping) and not _is_same(costs.get("cost", step.info["cost"]), step.info["cost"]):
-                self._warn(
-                    "info['cost']",
-                    "be info['costs']['cost'] where both exist",
-                    f"{step.info['cost']!r} and {costs['cost']!r} at {step.where}",
-                    "Give the two quantities different names.",
-                )
-
-    def _check_number(self, what: str, value: Any, where: str) -> None:
-        if not isinstance(value, _NUMBERS):
-            self._fail(what, "be a number", f"{_shape_of(value)} {value!r} at {where}", "Return float(cost).")
-        elif not math.isfinite(value):
-            got = f"{value} at {where}"
-            self._fail(what, "be finite", got, "A cost that is not a number would hide a violation: fix the env.")
-
-    def _check_cost_bounds(self) -> None:
-        for step in self.trace:
-            for constraint in self.constraints or ():
-                costs, most = step.costs, constraint.max_step_cost
-                value = costs.get(constraint.name) if isinstance(costs, Mapping) else None
-                if most is None or not isinstance(value, _NUMBERS) or 0.0 <= value <= most or not math.isfinite(value):
-                    continue
-                self._fail(
-                    f"the cost {constraint.name!r}",
-                    f"lie in [0, {most:g}], since its max_step_cost is {most:g}",
-                    f"{value} at {step.where}",
-                    "Confidence bounds rely on it: correct the cost, raise max_step_cost, or leave it out.",
-                )
-
-    def _check_episode_ends(self) -> None:
-        ends = [number for number, step in enumerate(self.trace, start=1) if step.has_ended]
-        lengths = {stop - start for start, stop in zip([0, *ends], ends, strict=False)}
-        are_terminations = all(bool(self.trace[end - 1].terminated) for end in ends)
-        if len(ends) >= 3 and len(lengths) == 1 and lengths != {1} and are_terminations:
-            self._warn(
-                "an episode that a time limit ends",
-                "be truncated, not terminated",
-                f"terminated=True after exactly {lengths.pop()} steps in each of {len(ends)} episodes",
-                "If that is a time limit, return truncated=True there: values are then bootstrapped.",
-            )
-
     def _check_aliasing(self) -> None:
         previous: Any = self._reset(self.seed)
         before = copy.deepcopy(previous)
         for obs, step in self._play(min(self.steps, _SHORT)):
-            if not _is_same(previous, before):
+            if not is_same(previous, before):
                 self._fail(
                     "an observation",
                     "keep its values after it was returned",
-                    f"one that {step.where} changed",
+                    f"one that had changed by {step.where}",
                     "Return a copy: obs.copy().",
                 )
                 return
@@ -421,14 +294,14 @@ class _Inspection:
 
     def _check_mid_episode_reset(self) -> None:
         can_reach_limit = self.horizon is not None and 1 < self.horizon <= _LIMIT_FACTOR * self.steps
-        half = max(1, self.horizon // 2) if self.horizon is not None else self.steps
+        count = min(self.steps, _SHORT)
         self._reset(self.seed)
-        begun = self._episode(min(half, self.steps, _SHORT))
+        begun = self._episode(count if self.horizon is None else min(count, max(1, self.horizon // 2)))
         self._reset()
-        episode = self._episode(self.horizon if can_reach_limit and self.horizon else min(self.steps, _SHORT))
+        episode = self._episode(self.horizon if can_reach_limit and self.horizon else count)
         if begun[-1].has_ended or self.horizon is None or len(episode) != self.horizon - len(begun):
             return
-        if bool(episode[-1].truncated):
+        if np.any(episode[-1].truncated):
             self._fail(
                 "reset in the middle of an episode",
                 f"begin a new one of up to {self.horizon} steps",
@@ -437,11 +310,10 @@ class _Inspection:
             )
 
     def _check_time_limit(self) -> None:
-        if self.horizon is None or self.horizon > _LIMIT_FACTOR * self.steps:
-            self.checks.pop()
-            known = "no time limit is known" if self.horizon is None else f"{self.horizon} steps; give more steps to try"
-            self.skipped.append(f"time-limit ({known})")
-            return
+        if self.horizon is None:
+            raise _Skip("no time limit is known")
+        if self.horizon > _LIMIT_FACTOR * self.steps:
+            raise _Skip(f"it is {self.horizon} steps; give more steps to try it")
         for attempt in range(3):
             self._reset(self.seed + attempt)
             episode = self._episode(self.horizon)
@@ -449,7 +321,7 @@ class _Inspection:
             if len(episode) == self.horizon:
                 self._check_limit_step(last)
                 return
-            if self.is_fixed_horizon and bool(last.terminated):
+            if self.is_fixed_horizon and np.any(last.terminated):
                 self._fail(
                     "an episode of an env declared is_fixed_horizon",
                     f"last {self.horizon} steps",
@@ -457,22 +329,21 @@ class _Inspection:
                     "Declare is_fixed_horizon=False: cost estimates would leave this episode out.",
                 )
                 return
-        self.checks.pop()
-        self.skipped.append(f"time-limit (no episode of 3 lasted {self.horizon} steps)")
+        raise _Skip(f"none of 3 episodes lasted {self.horizon} steps")
 
-    def _check_limit_step(self, last: _Step) -> None:
+    def _check_limit_step(self, last: Step) -> None:
         flags = f"terminated={last.terminated}, truncated={last.truncated} at step {self.horizon}"
         way_out = "A time limit cuts the episode, the task goes on: use gymnasium.wrappers.TimeLimit."
-        if not bool(last.truncated):
+        if not np.any(last.truncated):
             self._fail("the last step before the time limit", "have truncated=True", flags, way_out)
-        elif bool(last.terminated):
+        elif np.any(last.terminated):
             self._warn("the last step before the time limit", "have terminated=False", flags, way_out)
 
     def _check_seeding(self) -> None:
         first, second, other = (self._stream(seed) for seed in (self.seed, self.seed, self.seed + 1))
         for one, two in zip(first, second, strict=True):
             for what in ("obs", "reward", "terminated", "truncated", "costs"):
-                if not _is_same(getattr(one, what), getattr(two, what)):
+                if not is_same(getattr(one, what), getattr(two, what)):
                     self._fail(
                         "a reset with the same seed and the same actions",
                         f"give the same {what}",
@@ -493,50 +364,51 @@ class _Inspection:
                 "Seed only if seed is not None; every episode would be the same one.",
             )
 
-    def _stream(self, seed: int) -> list[_Step]:
+    def _stream(self, seed: int) -> list[Step]:
         """Steps after a seeded reset, then as many with the same actions after an unseeded one."""
         count = min(self.steps, _SHORT)
-        runs: list[_Step] = []
+        runs: list[Step] = []
         for title, start in (("reset(seed)", seed), ("a later reset()", None)):
-            runs.append(_Step(title, copy.deepcopy(self._reset(start)), 0.0, False, False, {}))
+            runs.append(Step(title, copy.deepcopy(self._reset(start))))
             runs += [step for _, step in self._play(count)]
         return runs
 
-    def _check_vector_env(self) -> None:
-        assert self.factory is not None
-        factory, limit = self.factory, max(1, min(self.steps, _SHORT) // 3)
+    def _check_vector_env(self, factory: Callable[[], CostContract]) -> None:
+        found = vector_difference(factory, seed=self.seed, steps=min(self.steps, _SHORT))
+        if found is not None:
+            self._fail(
+                "saferl.make_vec's batch of two envs",
+                "do what the two envs do alone",
+                found,
+                "Envs must share no state: build everything in __init__, nothing at module or class level.",
+            )
 
-        def short() -> CostContract:
-            env = factory()
-            return CostContract(TimeLimit(env.env, limit), env.constraints, env_id=env.env_id, horizon=limit)
 
-        singles = [short(), short()]
-        vector = CostVectorEnv([short, short])
-        try:
-            batch, _ = vector.reset(seed=self.seed)
-            alone = [env.reset(seed=self.seed + row)[0] for row, env in enumerate(singles)]
-            self._compare("obs", "reset", batch, alone)
-            vector.action_space.seed(self.seed)
-            for number in range(1, min(self.steps, _SHORT) + 1):
-                self._compare_step(vector, singles, f"step {number}")
-        finally:
-            for env in (vector, *singles):
-                env.close()
+def _raised(check: str, error: Exception) -> Finding:
+    text = " ".join(str(error).split())
+    if "too many values to unpack (expected 5" in text:
+        way_out = f"If it returns 6-tuples, {_ADAPT_SIX}"
+    elif check == "reset" and isinstance(error, TypeError):
+        way_out = "Take the keywords seed and options."
+    else:
+        way_out = "Repair the env where it raises this."
+    return Finding("the env", "not raise an error", f"{type(error).__name__}: {text}", way_out)
 
-    def _compare_step(self, vector: CostVectorEnv, singles: list[CostContract], where: str) -> None:
-        """Step the batch and its members alone, with SAME_STEP autoreset, and compare."""
-        actions = vector.action_space.sample()
-        batch, rewards, terminated, truncated, infos = vector.step(actions)
-        alone = []
-        for row, (env, action) in enumerate(zip(singles, iterate(vector.action_space, actions), strict=True)):
-            obs, *results, _ = env.step(action)
-            values = (rewards[row], terminated[row], truncated[row], infos["costs"][row])
-            for what, ours, theirs in zip(
-                ("reward", "terminated", "truncated", "costs"), values, (*results, env.last_costs), strict=True
-            ):
-                self._compare(what, where, [ours], [theirs])
-            if results[1] or results[2]:
-                self._compare("final_obs", where, rows_of(infos["final_obs"], row), obs)
-                obs, _ = env.reset()
-            alone.append(obs)
-        self._compare("obs", where, batch, alone)
+
+def _are_same(one: list[Step], other: list[Step]) -> bool:
+    return all(is_same((a.obs, a.reward, a.costs), (b.obs, b.reward, b.costs)) for a, b in zip(one, other, strict=True))
+
+
+def _time_limit(env: Env) -> int | None:
+    """Steps of the outermost TimeLimit, wherever it stands among the wrappers."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return env.spec.max_episode_steps if env.spec is not None else None
+
+
+def _name_of(env: Env) -> str:
+    if isinstance(env, CostContract):
+        return env.env_id
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +30,26 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, before it is known which check found it."""
+
+    what: str
+    """The part of the env that is wrong."""
+    must: str
+    """What it must do or be."""
+    got: str
+    """What it did or was."""
+    way_out: str
+    """How to repair it."""
+    is_warning: bool = False
+    """Whether it is advice only."""
+
+    def of(self, check: str) -> Problem:
+        """The same with the name of its check."""
+        return Problem(check, self.what, self.must, self.got, self.way_out)
+
+
+@dataclass(frozen=True)
 class EnvCheckReport:
     """What :func:`check_env` found; ``str(report)`` is a readable list."""
 
@@ -51,8 +72,8 @@ class EnvCheckReport:
     def __str__(self) -> str:
         """A readable list."""
         verdict = "keeps saferl's contract" if self.ok else "breaks saferl's contract"
-        counts = f"{len(self.problems)} problems, {len(self.warnings)} warnings, {len(self.checks)} checks"
-        lines = [f"{self.env} {verdict} ({counts})."]
+        counts = (_count(self.checks, "check"), _count(self.problems, "problem"), _count(self.warnings, "warning"))
+        lines = [f"{self.env} {verdict}: {', '.join(counts)}."]
         for title, items in (("Problems", self.problems), ("Warnings", self.warnings), ("Skipped", self.skipped)):
             if items:
                 lines += [f"{title}:", *(f"  {number}. {item}" for number, item in enumerate(items, start=1))]
@@ -77,3 +98,7 @@ class EnvCheckReport:
         """
         if not self.ok:
             raise EnvContractError(str(self))
+
+
+def _count(items: Sized, noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import iterate
@@ -26,7 +25,8 @@ def kind_of(value: Any) -> str:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of length {len(value)}"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -58,7 +58,9 @@ def mismatch(space: spaces.Space[Any], value: Any, name: str = "observation") ->
 
 
 def _array_mismatch(space: Any, value: Any, name: str) -> tuple[str, str, str, str] | None:
-    if not isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray):
         must = f"be a numpy array of shape {space.shape} and dtype {space.dtype}"
         return f"the {name}", must, kind_of(value), f"Return np.asarray(obs, dtype=np.{space.dtype})."
     if not np.can_cast(value.dtype, space.dtype):
@@ -74,9 +76,9 @@ def _array_mismatch(space: Any, value: Any, name: str) -> tuple[str, str, str, s
         outside = (value < space.low) | (value > space.high)
         if outside.any():
             where = tuple(int(i) for i in np.argwhere(outside)[0])
-            bounds = f"[{space.low[where]:g}, {space.high[where]:g}]"
-            got = f"{value[where]:g} in entry {where}"
-            return f"the {name}", f"lie within {bounds}", got, "Clip it, or widen low and high (np.inf is allowed)."
+            got = f"{value[where]:g} in entry {where}, outside [{space.low[where]:g}, {space.high[where]:g}]"
+            way_out = "Clip it, or widen low and high (np.inf is allowed)."
+            return f"the {name}", "lie within the bounds of its space", got, way_out
     elif not space.contains(value):
         return f"the {name}", f"be in {space}", f"{value!r}", "Return a member of the space."
     return None
@@ -99,7 +101,7 @@ def vector_difference(factory: Callable[[], CostContract], *, seed: int, steps: 
     try:
         batch, _ = vector.reset(seed=seed)
         for row, (env, obs) in enumerate(zip(singles, iterate(vector.observation_space, batch), strict=True)):
-            if not _is_close_to_bit(vector, obs, env.reset(seed=seed + row)[0]):
+            if not is_same(obs, env.reset(seed=seed + row)[0]):
                 return f"another obs of env {row} at reset"
         vector.action_space.seed(seed)
         for number in range(1, steps + 1):
@@ -108,5 +110,26 @@ def vector_difference(factory: Callable[[], CostContract], *, seed: int, steps: 
                 return f"{found} at step {number}"
         return None
     finally:
-        for env in (vector, *singles):
+        vector.close()
+        for env in singles:
             env.close()
+
+
+def _step_difference(vector: CostVectorEnv, singles: list[CostContract]) -> str | None:
+    actions = vector.action_space.sample()
+    batch, rewards, terminated, truncated, infos = vector.step(actions)
+    shown = list(iterate(vector.observation_space, batch))
+    for row, (env, action) in enumerate(zip(singles, iterate(vector.action_space, actions), strict=True)):
+        obs, *results, _ = env.step(action)
+        pairs = dict(zip(("reward", "terminated", "truncated"), results, strict=True))
+        found = {"reward": rewards[row], "terminated": terminated[row], "truncated": truncated[row]}
+        pairs["costs"], found["costs"] = env.last_costs, infos["costs"][row]
+        if pairs["terminated"] or pairs["truncated"]:
+            pairs["final_obs"] = obs
+            found["final_obs"] = list(iterate(vector.observation_space, infos["final_obs"]))[row]
+            obs, _ = env.reset()
+        pairs["obs"], found["obs"] = obs, shown[row]
+        for what, value in pairs.items():
+            if not is_same(value, found[what]):
+                return f"another {what} of env {row}"
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,16 @@ class BestArtefact(BaseCallback):
         episodes: int,
         constraints: ConstraintSet,
         provenance: Provenance,
-        env_kwargs: dict[str, Any],
+        env: Mapping[str, Any],
     ) -> None:
-        """Validate at the first rollout end after each multiple of ``every`` steps."""
+        """Validate at the first rollout end after each multiple of ``every`` steps.
+
+        ``env`` holds ``env_id``, ``env_kwargs`` and ``cost`` of :func:`saferl.evaluate`; they may be objects that
+        have no import path, which provenance cannot name.
+        """
         super().__init__()
         self._folder, self._every, self._episodes = folder, every, episodes
-        self._constraints, self._provenance, self._env_kwargs = constraints, provenance, env_kwargs
+        self._constraints, self._provenance, self._env = constraints, provenance, env
         self._next = every
         self.history: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -122,17 +126,14 @@ class BestArtefact(BaseCallback):
         provenance = self._provenance(self.model.num_timesteps)
         save_artefact(candidate, self.model, self._constraints, provenance)
         try:
-            # Evaluation seeds torch's global generator per block: training goes on as if it had not run.
-            with th.random.fork_rng(devices=[]):
-                result = evaluate(
-                    candidate,
-                    provenance["env"],
-                    episodes=self._episodes,
-                    first_seed=VALIDATION_SEED,
-                    constraints=self._constraints,
-                    workers=1,
-                    **self._env_kwargs,
-                )
+            result = evaluate(
+                candidate,
+                episodes=self._episodes,
+                first_seed=VALIDATION_SEED,
+                constraints=self._constraints,
+                workers=1,
+                **self._env,
+            )
             excess = max((_excess(result, c) for c in self._constraints), default=0.0)
             entry = {
                 "steps": self.model.num_timesteps,

@@ -130,37 +130,45 @@ def train(
         **env_kwargs,
     )
     env = CostVecEnv(venv)
+    threads = th.get_num_threads()
     try:
+        _refuse_shifted_spaces(env)
         must_hold = env.constraints
         must_hold.with_budgets(dict(train_budgets or {}))
         folder = prepare_output(Path(out), what="a training run")
         th.set_num_threads(settings.torch_threads or 1)
-        model = algorithm_class(
-            _policy_name(env.observation_space),
-            _normalised(env, settings, config),
-            config=config,
-            budgets=train_budgets,
-            policy_kwargs={
-                "net_arch": list(settings.net_arch),
-                "activation_fn": getattr(nn, settings.activation),
-                "log_std_init": settings.log_std_init,
-            },
-            seed=int(seeds[0] % 2**31),
-            device=device,
-        )
+        try:
+            model = algorithm_class(
+                _policy_name(env.observation_space),
+                _normalised(env, settings, config),
+                config=config,
+                budgets=train_budgets,
+                policy_kwargs={
+                    "net_arch": list(settings.net_arch),
+                    "activation_fn": getattr(nn, settings.activation),
+                    "log_std_init": settings.log_std_init,
+                },
+                seed=int(seeds[0] % 2**31),
+                device=device,
+            )
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            # Stable-Baselines3 and torch check spaces and options by plain assertions.
+            raise ConfigError(f"{solver} cannot train on {env.env_id} with these options: {error}") from error
         # Training episodes are seeded apart from the evaluation's fixed list.
         model.env.seed(int(seeds[1] % 9_000_000))
         record = _describe_run(
             solver, env, env_id, model, settings, seed=seed, steps=steps, env_kwargs=env_kwargs, cost=cost
         )
         write_json(folder / "run.json", record)
+        env_arguments = {"env_id": env_id, "env_kwargs": env_kwargs, "cost": cost}
         try:
-            return _learn(model, env, folder, record, settings, steps, progress)
+            return _learn(model, env, folder, record, settings, steps, env_arguments, progress)
         except BaseException as error:
             write_json(folder / "run.json", {**record, "status": "failed", "error": f"{type(error).__name__}: {error}"})
             raise
     finally:
         env.close()
+        th.set_num_threads(threads)
 
 
 def _learn(
@@ -170,9 +178,9 @@ def _learn(
     record: dict[str, Any],
     settings: RunSettings,
     steps: int,
+    env_arguments: Mapping[str, Any],
     progress: Report | None,
 ) -> TrainResult:
-    model.set_logger(configure(str(folder), ["csv", "tensorboard"]))
 
     def provenance(done: int) -> dict[str, Any]:
         multipliers = getattr(model, "multipliers", None)
@@ -198,20 +206,23 @@ def _learn(
     best = None
     validations = _number_of_validations(settings, steps, env.horizon)
     if validations >= 2:
-        env_kwargs = {"env_kwargs": record["env_kwargs"], "cost": record["cost"]}
         best = BestArtefact(
             folder / "artefact-best",
             max(1, steps // validations),
             settings.validation_episodes,
             env.constraints,
             provenance,
-            env_kwargs,
+            env_arguments,
         )
         callbacks.append(best)
     if progress is not None:
         callbacks.append(ProgressReporter(progress))
     start = time.perf_counter()
-    model.learn(steps, callback=CallbackList(callbacks), log_interval=1)
+    model.set_logger(configure(str(folder), ["csv", "tensorboard"]))
+    try:
+        model.learn(steps, callback=CallbackList(callbacks), log_interval=1)
+    finally:
+        model.logger.close()
     save_artefact(folder / "artefact", model, env.constraints, provenance(model.num_timesteps))
     if best is not None:
         best.validate()
@@ -220,7 +231,6 @@ def _learn(
             shutil.copytree(folder / "artefact", temporary, dirs_exist_ok=True)
     seconds = time.perf_counter() - start
     result = TrainResult(folder, model.num_timesteps, seconds, best.seconds if best is not None else 0.0, model)
-    model.logger.close()
     write_json(
         folder / "run.json",
         {
@@ -263,6 +273,17 @@ def _float_keys(space: spaces.Space[Any]) -> list[str]:
     """Parts of an observation that running statistics make sense for: float boxes (not images, not categories)."""
     parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
     return [k for k, s in parts.items() if isinstance(s, spaces.Box) and np.issubdtype(s.dtype, np.floating)]
+
+
+def _refuse_shifted_spaces(env: CostVecEnv) -> None:
+    """Stable-Baselines3's networks count categories from 0 and would send other actions than the env means."""
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
+            if np.any(getattr(part, "start", 0)):
+                raise ConfigError(
+                    f"Discrete {what} must start at 0 for training; {env.env_id} has {part}. Shift them with "
+                    "gymnasium.wrappers.TransformObservation or TransformAction."
+                )
 
 
 def _policy_name(space: spaces.Space[Any]) -> str:
@@ -318,5 +339,6 @@ def _describe_run(
             "platform": platform.platform(),
             "cores": len(os.sched_getaffinity(0)),
             "torch_threads": th.get_num_threads(),
+            "device": str(model.device),
         },
     }

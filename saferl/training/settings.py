@@ -44,6 +44,8 @@ class RunSettings:
         for name in ("num_checkpoints", "torch_threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"RunSettings.{name} must be at least 0; got {getattr(self, name)}.")
+        if any(width < 1 for width in self.net_arch):
+            raise ConfigError(f"RunSettings.net_arch must hold layer widths of at least 1; got {self.net_arch}.")
         if not 0.0 <= self.validation_share <= 1.0:
             raise ConfigError(f"RunSettings.validation_share must be in [0, 1]; got {self.validation_share}.")
 
@@ -53,14 +55,19 @@ def split_assignments(assignments: list[str], config_class: type[Any]) -> tuple[
 
     Raises:
         UnknownNameError: a key of neither.
-        ConfigError: a value of the wrong type, or a text without ``=``.
+        ConfigError: a value of the wrong type, a key given twice, or a text without ``=``.
     """
     run_names = {field.name for field in fields(RunSettings)}
     solver_names = {field.name for field in fields(config_class)}
+    seen: dict[str, str] = {}
     for assignment in assignments:
-        key = assignment.partition("=")[0].strip()
-        if "=" in assignment and key not in run_names | solver_names:
+        key, sign, _ = assignment.partition("=")
+        key = key.strip()
+        if sign and key not in run_names | solver_names:
             raise UnknownNameError("option", key, run_names | solver_names)
+        if sign and key in seen:
+            raise ConfigError(f"The option {key!r} must be given once; got {seen[key]!r} and {assignment!r}.")
+        seen[key] = assignment
     chosen_run = [a for a in assignments if a.partition("=")[0].strip() in run_names]
     chosen_solver = [a for a in assignments if a.partition("=")[0].strip() not in run_names]
     return from_assignments(config_class, chosen_solver), from_assignments(RunSettings, chosen_run)
