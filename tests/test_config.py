@@ -122,7 +122,7 @@ def test_options_not_given_keep_their_defaults():
 
 
 def test_an_unknown_option_is_answered_with_the_nearest_one():
-    with pytest.raises(UnknownNameError, match="option of Options 'learnin_rate'. Did you mean 'learning_rate'"):
+    with pytest.raises(UnknownNameError, match=r"option of Options 'learnin_rate'\. Did you mean 'learning_rate'"):
         from_mapping(Options, {"learnin_rate": 1.0})
 
 

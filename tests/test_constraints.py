@@ -162,7 +162,7 @@ def test_a_constraint_describes_itself(kind, gamma, text):
 
 
 def test_reading_an_unknown_field_is_answered_with_the_nearest_one():
-    with pytest.raises(UnknownNameError, match="constraint field 'bugdet'. Did you mean 'budget'"):
+    with pytest.raises(UnknownNameError, match=r"constraint field 'bugdet'\. Did you mean 'budget'"):
         Constraint.from_dict({"name": "speed", "bugdet": 1.0})
 
 
@@ -232,7 +232,7 @@ def test_new_budgets_replace_only_those_named_and_keep_everything_else():
 
 
 def test_a_budget_for_an_unknown_cost_is_answered_with_the_nearest_name():
-    with pytest.raises(UnknownNameError, match="'hazard'. Did you mean 'hazards'"):
+    with pytest.raises(UnknownNameError, match=r"'hazard'\. Did you mean 'hazards'"):
         three().with_budgets({"hazard": 1.0})
 
 

@@ -63,7 +63,7 @@ def test_a_taken_name_is_an_error_and_keeps_its_target(registry):
 
 def test_an_unknown_name_is_answered_with_the_nearest_one(registry):
     assert "ppolag" not in registry
-    with pytest.raises(UnknownNameError, match="Unknown solver 'ppolag'. Did you mean 'ppo_lag'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown solver 'ppolag'\. Did you mean 'ppo_lag'"):
         registry.get("ppolag")
 
 
@@ -113,7 +113,7 @@ def test_an_import_path_leads_through_attributes():
 
 @pytest.mark.parametrize("path", ["", "math", "math:", ":pi", ":", ".math:pi", "..x:y"])
 def test_a_text_that_is_not_an_import_path_is_an_error(path):
-    with pytest.raises(UsageError, match="must look like 'package.module:name'; got"):
+    with pytest.raises(UsageError, match=r"must look like 'package\.module:name'; got"):
         load_object(path)
 
 

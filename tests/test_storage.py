@@ -188,7 +188,7 @@ def test_an_empty_folder_may_be_used(tmp_path):
 def test_a_folder_that_holds_anything_is_refused_and_left_alone(tmp_path, name):
     write_text(tmp_path / name, "work")
     before = tree(tmp_path)
-    with pytest.raises(RunFolderError, match="of a run must be new or empty; .* which were left alone"):
+    with pytest.raises(RunFolderError, match=r"of a run must be new or empty; .* which were left alone"):
         prepare_output(tmp_path, what="a run")
     assert tree(tmp_path) == before
 
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_stays_as_it_was(tmp_path
         (tmp_path / "out").mkdir()
     before = tree(tmp_path)
     monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(RunFolderError, match="cannot be written: .*Permission denied"):
+    with pytest.raises(RunFolderError, match=r"cannot be written: .*Permission denied"):
         prepare_output(tmp_path / "out", what="a run")
     assert tree(tmp_path) == before
 

@@ -42,6 +42,9 @@ class CostVecEnv(VecEnv):
         self._returns = np.zeros(venv.num_envs)
         self._lengths = np.zeros(venv.num_envs, dtype=np.int64)
         self._cost_sums = np.zeros((venv.num_envs, num_constraints))
+        self._discounted_sums = np.zeros((venv.num_envs, num_constraints))
+        self._discounts = np.ones((venv.num_envs, num_constraints))
+        self._gammas = np.array([c.gamma for c in self.constraints])
         self._actions: Any = None
         self._start = time.time()
 
@@ -51,8 +54,9 @@ class CostVecEnv(VecEnv):
         obs, _ = self.venv_with_costs.reset(seed=seeds)
         self._reset_seeds()
         self._reset_options()
-        for sums in (self._returns, self._lengths, self._cost_sums):
+        for sums in (self._returns, self._lengths, self._cost_sums, self._discounted_sums):
             sums[...] = 0
+        self._discounts[...] = 1.0
         return obs
 
     def step_async(self, actions: Any) -> None:
@@ -67,6 +71,8 @@ class CostVecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         self._cost_sums += self.costs
+        self._discounted_sums += self._discounts * self.costs
+        self._discounts *= self._gammas
         self.totals.steps += len(rewards)
         self.totals.costs += self.costs.sum(axis=0)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -79,7 +85,7 @@ class CostVecEnv(VecEnv):
     def _finish(self, row: int) -> dict[str, Any]:
         sums = self._cost_sums[row].copy()
         self.recent_costs.append(sums)
-        self.totals.add_episode(sums, int(self._lengths[row]))
+        self.totals.add_episode(self._discounted_sums[row], int(self._lengths[row]))
         episode = {
             "r": float(self._returns[row]),
             "l": int(self._lengths[row]),
@@ -87,6 +93,7 @@ class CostVecEnv(VecEnv):
             "costs": dict(zip(self.constraints.names, sums.tolist(), strict=True)),
         }
         self._returns[row], self._lengths[row], self._cost_sums[row] = 0.0, 0, 0.0
+        self._discounted_sums[row], self._discounts[row] = 0.0, 1.0
         final = self.final_obs
         return {
             "episode": episode,
@@ -135,14 +142,24 @@ class TrainingCosts:
         self.episodes = 0
         self.costs = np.zeros(len(constraints))
         self.violating_episodes = np.zeros(len(constraints), dtype=np.int64)
+        self.overshoot = np.zeros(len(constraints))
+        self._iteration: list[npt.NDArray[np.float64]] = []
 
     def add_episode(self, sums: npt.NDArray[np.float64], length: int) -> None:
-        """Count one finished episode with cost sums (num_constraints,)."""
+        """Count one finished episode; ``sums`` (num_constraints,) are discounted where the constraint is."""
         self.episodes += 1
         values = np.array(
             [s / length if c.kind == "step_rate" else s for s, c in zip(sums, self._constraints, strict=True)]
         )
-        self.violating_episodes += (self._constraints.signs * (values - self._constraints.budgets)) > 0
+        gaps = self._constraints.signs * (values - self._constraints.budgets)
+        self.violating_episodes += gaps > 0
+        self._iteration.append(gaps)
+
+    def end_iteration(self) -> None:
+        """Add the positive part of this iteration's mean gap: violations do not cancel against slack elsewhere."""
+        if self._iteration:
+            self.overshoot += np.maximum(np.mean(self._iteration, axis=0), 0.0)
+            self._iteration.clear()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types by constraint name."""
@@ -152,4 +169,5 @@ class TrainingCosts:
             "episodes": self.episodes,
             "total_cost": dict(zip(self._constraints.names, self.costs.tolist(), strict=True)),
             "violating_episode_share": dict(zip(self._constraints.names, share.tolist(), strict=True)),
+            "overshoot_sum": dict(zip(self._constraints.names, self.overshoot.tolist(), strict=True)),
         }

@@ -30,7 +30,13 @@ def projected_gradient(
 
 
 class DualVariable:
-    """One multiplier per constraint, moved by projected gradient ascent.
+    """One multiplier per constraint, moved by projected gradient ascent, with an optional proportional term.
+
+    I      <- clip(I + lr * gap, 0, maximum)
+    lambda =  clip(I + kp * gap, 0, maximum)
+
+    With kp = 0 this is the plain Lagrangian. A kp of about ten times lr damps the swing of multiplier and policy around
+    the saddle point (the proportional and integral terms of Stooke, Achiam and Abbeel 2020, arXiv 2007.03964).
 
     Example:
         >>> dual = DualVariable(2, learning_rate=0.1)
@@ -43,12 +49,15 @@ class DualVariable:
         num_constraints: int,
         *,
         learning_rate: float,
+        proportional: float = 0.0,
         initial: float | Sequence[float] = 0.0,
         maximum: float = np.inf,
     ) -> None:
         """Start at ``initial``; ``maximum`` bounds every multiplier from above."""
         self.values: FloatArray = np.full(num_constraints, initial, dtype=np.float64)
+        self.integral: FloatArray = self.values.copy()
         self.learning_rate = learning_rate
+        self.proportional = proportional
         self.maximum = maximum
 
     def update(self, gaps: FloatArray) -> FloatArray:
@@ -59,5 +68,6 @@ class DualVariable:
         """
         if not np.all(np.isfinite(gaps)):
             raise TrainingError(f"The dual update needs finite constraint gaps; got {gaps}.")
-        self.values = projected_gradient(self.values, gaps, learning_rate=self.learning_rate, maximum=self.maximum)
+        self.integral = projected_gradient(self.integral, gaps, learning_rate=self.learning_rate, maximum=self.maximum)
+        self.values = np.clip(self.integral + self.proportional * gaps, 0.0, self.maximum)
         return self.values

@@ -4,7 +4,8 @@ maximise over pi, minimise over lambda >= 0:   L(pi, lambda) = J_r(pi) - sum_i l
 
 Each iteration collects a rollout and then
 
-1. dual:    lambda_i <- clip(lambda_i + lr (Jhat_ci - d_i), 0, max), once enough episodes have ended;
+1. dual:    I_i <- clip(I_i + lr (Jhat_ci - d_i), 0, max), lambda_i = clip(I_i + kp (Jhat_ci - d_i), 0, max), with
+            kp = 0 by default, once enough episodes have ended;
 2. policy:  A = A_r - sum_i lambda_i A_ci, standardised once, in PPO's clipped surrogate
             E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)], rho = pi(a|s) / pi_old(a|s);
 3. critics: squared errors of V_r and of one V_ci per constraint to their lambda-returns.
@@ -19,7 +20,7 @@ let an evaluation say whether it does.
 Differences from the paper:
 * Raw advantages are combined first and standardised once, so lambda keeps the units of reward per cost (with
   VecNormalize: of normalised reward per cost). The division by 1 + lambda then cancels and is left out.
-* The multiplier moves by a projected gradient step, not by Adam on a softplus.
+* The multiplier moves by a projected gradient step, not by Adam on a softplus, with an optional proportional term.
 * Any number of constraints, one multiplier and one critic head each.
 * The dual's estimate matches the constraint's kind; time limits bootstrap for reward and every cost.
 * The combined advantage is clipped in the surrogate (the original leaves the cost part unclipped).
@@ -56,6 +57,8 @@ class PPOLagConfig(OnPolicyConfig):
     """First value of every multiplier, >= 0."""
     multiplier_lr: float = 1e-3
     """Multiplier step per unit of excess cost (in the constraint's own units) and dual update."""
+    multiplier_kp: float = 0.0
+    """Multiplier added at once per unit of excess cost; about ten times multiplier_lr damps swings. 0: plain ascent."""
     multiplier_max: float = 100.0
     """Upper bound of every multiplier."""
 
@@ -97,6 +100,7 @@ class PPOLag(ConstrainedOnPolicyAlgorithm):
         self.dual = DualVariable(
             len(self.constraints),
             learning_rate=self.config.multiplier_lr,
+            proportional=self.config.multiplier_kp,
             initial=self.config.multiplier_init,
             maximum=self.config.multiplier_max,
         )

@@ -23,6 +23,16 @@ Provenance = Callable[[int], dict[str, Any]]
 CHECKPOINTS_KEPT = 2
 
 
+class IterationCosts(BaseCallback):
+    """Closes each iteration in the account of what training itself costs."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.training_env.totals.end_iteration()  # type: ignore[attr-defined]
+
+
 class ProgressReporter(BaseCallback):
     """Tells a function how many steps are done, once per rollout."""
 

@@ -43,7 +43,7 @@ from saferl.policy.artefact import save_artefact
 from saferl.rollout.cost_vec_env import CostVecEnv
 from saferl.solvers import SOLVERS
 from saferl.storage import atomic_folder, prepare_output, write_json
-from saferl.training.callbacks import BestArtefact, Checkpoints, ProgressReporter
+from saferl.training.callbacks import BestArtefact, Checkpoints, IterationCosts, ProgressReporter
 from saferl.training.settings import RunSettings
 
 SCHEMA = "saferl.run/1"
@@ -199,7 +199,7 @@ def _learn(
             "versions": record["versions"],
         }
 
-    callbacks: list[BaseCallback] = []
+    callbacks: list[BaseCallback] = [IterationCosts()]
     if settings.num_checkpoints:
         every = max(1, -(-steps // settings.num_checkpoints))
         callbacks.append(Checkpoints(folder / "checkpoint", every, env.constraints, provenance))

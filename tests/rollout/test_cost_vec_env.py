@@ -68,11 +68,15 @@ def test_totals_count_costs_and_violating_episodes():
     env.reset()
     for action in (1, 1, 1, 1, 0, 1, 1, 0):
         env.step(np.array([action]))
+    env.totals.end_iteration()
+    env.totals.end_iteration()
     totals = env.totals.to_dict()
     assert totals["steps"] == 8
     assert totals["episodes"] == 1
     assert totals["total_cost"]["right"] == 6
     assert totals["violating_episode_share"]["right"] == 1.0
+    assert totals["overshoot_sum"]["right"] == 1.0
+    assert totals["overshoot_sum"]["tilt"] == 0.0
     env.close()
 
 

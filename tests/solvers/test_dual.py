@@ -30,6 +30,30 @@ def test_a_gap_that_is_not_finite_is_an_error_and_changes_nothing(gap):
     assert dual.values == pytest.approx([2.0])
 
 
+def test_a_proportional_term_acts_at_once_and_leaves_no_trace():
+    dual = DualVariable(1, learning_rate=0.1, proportional=2.0)
+    assert dual.update(np.array([1.0])) == pytest.approx([2.1])
+    assert dual.update(np.array([0.0])) == pytest.approx([0.1])
+    assert dual.update(np.array([-1.0])) == pytest.approx([0.0])
+
+
+def test_a_proportional_term_damps_the_swing_of_a_lagging_primal():
+    """The primal follows its best response slowly, so plain ascent overshoots lambda* = 2 again and again."""
+
+    def tail_swing(proportional):
+        dual, x, seen = DualVariable(1, learning_rate=0.3, proportional=proportional), 0.0, []
+        for _ in range(300):
+            x += 0.1 * ((2.0 - dual.values[0] / 2.0) - x)
+            dual.update(np.array([x - 1.0]))
+            seen.append(dual.values[0])
+        return np.ptp(seen[20:80]), seen[-1]
+
+    plain, _ = tail_swing(0.0)
+    damped, last = tail_swing(3.0)
+    assert damped < 0.4 * plain
+    assert last == pytest.approx(2.0, abs=1e-3)
+
+
 def test_gaps_are_positive_where_a_constraint_is_violated():
     constraints = ConstraintSet([Constraint("cost", 10.0), Constraint("speed", 3.0, sense=">=")])
     np.testing.assert_allclose(constraint_gaps(np.array([12.0, 1.0]), constraints), [2.0, 2.0])
