@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Annotated
@@ -69,11 +68,8 @@ def _check_output(path: Path) -> None:
     """Raise before the work, rather than after it, if its result could not be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "Is a directory")
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "Permission denied")
+        reason = "it is a folder" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "permission denied"
     except OSError as error:
-        raise RunFolderError(
-            f"--out must name a JSON file that can be written; got {path} ({error.strerror}). Choose another --out."
-        ) from error
+        reason = f"its folder cannot be made: {error}"
+    if reason:
+        raise RunFolderError(f"--out must be a JSON file that can be written; got {path}: {reason}. Choose another.")

@@ -54,8 +54,7 @@ def progress_bar() -> Iterator[Progress]:
         try:
             yield bar
         except BaseException:
-            for task in bar.tasks:
-                bar.update(task.id, visible=task.completed > 0)
+            bar.live.transient = not any(task.completed for task in bar.tasks)
             raise
 
 

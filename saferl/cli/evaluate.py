@@ -93,7 +93,8 @@ def evaluate(
 
 def default_folder(policy: Path, checkpoint: str, deterministic: bool) -> Path | None:
     """``RUN/evaluations/NNN-<checkpoint>-<mode>`` with the next free number."""
-    run = policy if (policy / "run.json").is_file() else policy.parent
+    near = [policy, *policy.parents][:4]
+    run = next((folder for folder in near if (folder / "run.json").is_file()), policy.parent)
     base = run / "evaluations"
     numbers = [int(p.name[:3]) for p in base.glob("[0-9][0-9][0-9]-*")] if base.is_dir() else []
     name = checkpoint if run == policy else policy.name

@@ -73,7 +73,9 @@ def make(
         env = SixTupleAdapter(env)
         if limit is not None:
             env = TimeLimit(env, limit)
-        horizon, is_fixed = min((n for n in (inner_limit, limit) if n is not None), default=None), False
+        horizon = min((n for n in (inner_limit, limit) if n is not None), default=None)
+        # An env of one's own may declare that no episode ends before its time limit.
+        is_fixed = horizon is not None and bool(_attribute_of(env, "is_fixed_horizon", False))
     if cost is not None:
         env = CostFunction(env, load_object(cost) if isinstance(cost, str) else cost)
     if constraints is None:
@@ -100,6 +102,11 @@ def register_with_gymnasium() -> None:
             gymnasium.register(
                 full, entry_point="saferl.envs.core:make", kwargs={"env_id": name}, disable_env_checker=True
             )
+
+
+def _attribute_of(env: gymnasium.Env[Any, Any], name: str, default: Any) -> Any:
+    """An attribute of an env or of anything that it wraps."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
 
 
 def _build_foreign(env_id: str | EnvFactory, kwargs: dict[str, Any]) -> tuple[gymnasium.Env[Any, Any], int | None]:
@@ -191,7 +198,7 @@ def _constraints_of(
 ) -> ConstraintSet:
     if spec is not None and not has_cost_function:
         return spec.select(budgets)
-    own = env.get_wrapper_attr("constraints") if env.has_wrapper_attr("constraints") else None
+    own = _attribute_of(env, "constraints", None)
     if isinstance(own, ConstraintSet) and not has_cost_function:
         if not budgets:
             return own

@@ -157,6 +157,7 @@ class LoopProbe(CycleProbe):
     optimum: ClassVar[Optimum] = Optimum(
         return_=6.0, costs=(2.0,), multipliers=(0.5,), action_probabilities=((0.6, 0.4), (1.0, 0.0))
     )
+    is_fixed_horizon: ClassVar[bool] = True
     time_limit: ClassVar[int] = 10
     """Steps per episode, applied by :func:`loop_probe`."""
 

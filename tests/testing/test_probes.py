@@ -187,6 +187,7 @@ LOOP_OPTIONS = {"n_steps": 20, "batch_size": 160, "gamma": 0.9, "cost_gamma": 0.
 # bandit, 0.36 to 0.45 and 0.50 to 0.58 on the loop. The seed is fixed, so the tests are deterministic on one machine.
 
 
+@pytest.mark.slow
 def test_ppo_lag_circles_the_stochastic_optimum_of_the_bandit():
     _, trace = train(
         BanditProbe, bandit_probe, iterations=300, n_steps=8, batch_size=128, learning_rate=5e-4, multiplier_lr=0.3
@@ -199,6 +200,7 @@ def test_ppo_lag_circles_the_stochastic_optimum_of_the_bandit():
     assert trace.second_half("cost_values")[:, 0] == pytest.approx(optimum.costs, abs=0.08)
 
 
+@pytest.mark.slow
 def test_ppo_lag_circles_the_optimum_of_the_loop_and_bootstraps_through_its_limit():
     _, trace = train(LoopProbe, loop_probe, iterations=200, learning_rate=1e-3, multiplier_lr=0.03, **LOOP_OPTIONS)
     optimum = LoopProbe.optimum
@@ -207,6 +209,40 @@ def test_ppo_lag_circles_the_optimum_of_the_loop_and_bootstraps_through_its_limi
     values, cost_values = LoopProbe().exact_values(optimum.action_probabilities, 0.9)
     assert trace.second_half("values") == pytest.approx(values, rel=0.05)
     assert trace.second_half("cost_values") == pytest.approx(cost_values, rel=0.3)
+
+
+# A proportional term damps the circles, so every late iterate is compared, not a mean.
+
+
+def test_with_a_proportional_term_every_late_iterate_is_near_the_optimum_of_the_bandit():
+    _, trace = train(
+        BanditProbe,
+        bandit_probe,
+        iterations=200,
+        n_steps=8,
+        batch_size=128,
+        learning_rate=1e-3,
+        multiplier_lr=0.1,
+        multiplier_kp=1.0,
+    )
+    late = np.array(trace.policies)[-30:, 0, 1]
+    assert np.all(np.abs(late - 0.3) < 0.1)
+    assert np.array(trace.multipliers)[-30:] == pytest.approx(np.ones((30, 1)), abs=0.3)
+
+
+def test_with_a_proportional_term_every_late_iterate_is_near_the_optimum_of_the_loop():
+    _, trace = train(
+        LoopProbe,
+        loop_probe,
+        iterations=150,
+        learning_rate=1e-3,
+        multiplier_lr=0.01,
+        multiplier_kp=0.1,
+        **LOOP_OPTIONS,
+    )
+    late = np.array(trace.policies)[-30:, :, 1]
+    assert np.all(np.abs(late - [0.4, 0.0]) < 0.15)
+    assert np.array(trace.multipliers)[-30:] == pytest.approx(np.full((30, 1), 0.5), abs=0.15)
 
 
 def test_critics_learn_the_values_of_the_endless_loop_exactly_when_the_policy_settles():
