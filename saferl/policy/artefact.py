@@ -284,6 +284,7 @@ def _build(
     if name not in _POLICY_CLASSES or activation not in _ACTIVATIONS:
         raise ValueError(f"policy class {name!r} or activation {activation!r} is unknown")
     kwargs["activation_fn"] = _ACTIVATIONS[activation]
+    kwargs["ortho_init"] = False  # an expensive way to make weights that are replaced below
     policy = _POLICY_CLASSES[name](
         space_from_dict(header["observation_space"]), space_from_dict(header["action_space"]), lambda _: 0.0, **kwargs
     )

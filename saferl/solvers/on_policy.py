@@ -38,11 +38,11 @@ from saferl.rollout.estimator import CostEstimator
 class OnPolicyConfig:
     """Options of collection, advantages and critics that every on-policy solver has."""
 
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Step size of Adam for actor and critics."""
     anneal_learning_rate: bool = False
     """Whether the step size falls linearly to zero over training, which settles the last iterate."""
-    n_steps: int = 128
+    n_steps: int = 256
     """Steps per environment and rollout."""
     gamma: float = 0.99
     """Discount factor of rewards, in [0, 1]."""

@@ -24,13 +24,13 @@ from saferl.solvers.on_policy import record_costs, to_cost_vec_env
 class UnconstrainedPPOConfig:
     """Options of Stable-Baselines3's PPO."""
 
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Step size of Adam."""
     anneal_learning_rate: bool = False
     """Whether the step size falls linearly to zero over training."""
-    n_steps: int = 128
+    n_steps: int = 256
     """Steps per environment and rollout."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Samples per minibatch."""
     n_epochs: int = 5
     """Passes over each rollout."""
@@ -46,7 +46,7 @@ class UnconstrainedPPOConfig:
     """Weight of the critic's loss."""
     max_grad_norm: float = 0.5
     """Largest norm of a gradient."""
-    target_kl: float | None = 0.02
+    target_kl: float | None = None
     """The passes end when a minibatch's approximate KL exceeds 1.5 times this; None: never."""
 
 

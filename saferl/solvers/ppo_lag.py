@@ -45,17 +45,17 @@ from saferl.solvers.on_policy import ConstrainedOnPolicyAlgorithm, OnPolicyConfi
 class PPOLagConfig(OnPolicyConfig):
     """Options of PPO-Lagrangian."""
 
-    batch_size: int = 256
+    batch_size: int = 512
     """Samples per minibatch."""
     n_epochs: int = 5
     """Passes over each rollout."""
     clip_range: float = 0.2
     """Clipping radius of the probability ratio, > 0."""
-    target_kl: float | None = 0.02
+    target_kl: float | None = None
     """The passes over a rollout end when a minibatch's approximate KL exceeds 1.5 times this; None: never."""
     multiplier_init: float = 0.0
     """First value of every multiplier, >= 0."""
-    multiplier_lr: float = 1e-3
+    multiplier_lr: float = 2e-3
     """Multiplier step per unit of excess cost (in the constraint's own units) and dual update."""
     multiplier_kp: float = 0.0
     """Multiplier added at once per unit of excess cost; about ten times multiplier_lr damps swings. 0: plain ascent."""
