@@ -13,7 +13,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from saferl.errors import ConfigError, UnknownNameError
@@ -70,7 +70,9 @@ def from_assignments(cls: type[ConfigT], assignments: list[str], base: Mapping[s
 
 def describe(cls: type[Any]) -> list[Option]:
     """The fields of a config with type, default and the docstring under each."""
-    docs = _field_docs(cls)
+    docs: dict[str, str] = {}
+    for base in reversed([c for c in cls.__mro__ if is_dataclass(c)]):
+        docs.update(_field_docs(base))
     options = []
     for field in fields(cls):
         default = field.default if field.default is not MISSING else None

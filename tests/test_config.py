@@ -190,3 +190,17 @@ def test_describe_reads_name_type_default_and_the_docstring_under_each_field():
 
 def test_describe_shows_no_default_as_none():
     assert describe(Needy) == [Option("size", "int", None, "")]
+
+
+@dataclass(frozen=True)
+class MoreOptions(Options):
+    """One option more."""
+
+    extra: int = 1
+    """One more."""
+
+
+def test_inherited_options_keep_their_docstrings():
+    helps = {option.name: option.help for option in describe(MoreOptions)}
+    assert helps["extra"] == "One more."
+    assert helps["learning_rate"] == "Step size, > 0."

@@ -29,6 +29,7 @@ def _navigation(env_id: str, *costs: str, horizon: int, summary: str, is_fixed_h
         horizon=horizon,
         is_fixed_horizon=is_fixed_horizon,
         summary=summary,
+        prefers_processes=True,
         requires=("gymnasium", "mujoco", "safety-gymnasium"),
         kwargs={"env_id": env_id},
     )

@@ -29,6 +29,8 @@ class EnvSpec:
     """True if no episode ends before the horizon."""
     summary: str = ""
     """One line for ``saferl list envs``."""
+    prefers_processes: bool = False
+    """True if a step takes so long that worker processes pay off (``make_vec(..., backend="auto")`` starts them)."""
     requires: tuple[str, ...] = ()
     """Distributions that the factory needs, beyond saferl's base."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from saferl.constraints import ConstraintSet
 from saferl.envs.adapters import CostContract, CostFn
 from saferl.envs.batch import StepArrays, copy_batch, write_batch
 from saferl.envs.block import ContractFactory, EnvBlock, check_alike
-from saferl.envs.core import EnvFactory, make
+from saferl.envs.core import EnvFactory, find_spec, make
 from saferl.envs.workers import WorkerPool
 from saferl.errors import ConfigError, UnknownNameError
 
@@ -146,8 +146,9 @@ def make_vec(
     Args:
         env_id: As for :func:`saferl.make`.
         num_envs: Number of copies, at least 1.
-        backend: ``sync`` steps them in this process, ``process`` in worker processes, ``auto`` takes ``sync``.
-            Started from a script, worker processes need the usual ``if __name__ == "__main__":`` guard.
+        backend: ``sync`` steps them in this process, ``process`` in worker processes. ``auto`` takes processes for
+            several copies of a slow environment (Safety-Gymnasium's navigation), else ``sync``. Started from a script,
+            worker processes need the usual ``if __name__ == "__main__":`` guard.
         num_workers: Worker processes (default: the number of usable cores, at most ``num_envs``).
         budgets: As for :func:`saferl.make`.
         constraints: As for :func:`saferl.make`.
@@ -171,6 +172,9 @@ def make_vec(
     factory: Callable[[], CostContract] = functools.partial(
         make, env_id, budgets=budgets, constraints=constraints, cost=cost, max_episode_steps=max_episode_steps, **kwargs
     )
+    if backend == "auto":
+        spec = find_spec(env_id)
+        backend = "process" if num_envs > 1 and spec is not None and spec.prefers_processes else "sync"
     workers = (num_workers or _usable_cores()) if backend == "process" else 0
     return CostVectorEnv([factory] * num_envs, num_workers=workers)
 

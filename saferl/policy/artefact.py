@@ -285,9 +285,10 @@ def _build(
         raise ValueError(f"policy class {name!r} or activation {activation!r} is unknown")
     kwargs["activation_fn"] = _ACTIVATIONS[activation]
     kwargs["ortho_init"] = False  # an expensive way to make weights that are replaced below
-    policy = _POLICY_CLASSES[name](
-        space_from_dict(header["observation_space"]), space_from_dict(header["action_space"]), lambda _: 0.0, **kwargs
-    )
+    observation_space, action_space = (space_from_dict(header[f"{what}_space"]) for what in ("observation", "action"))
+    # A new network is filled with random numbers: those of the caller must not change by loading a policy.
+    with th.random.fork_rng(devices=[]):
+        policy = _POLICY_CLASSES[name](observation_space, action_space, lambda _: 0.0, **kwargs)
     policy.load_state_dict({key[7:]: value for key, value in tensors.items() if key.startswith("policy/")})
     policy.set_training_mode(False)
     normaliser = None

@@ -290,11 +290,11 @@ def test_an_agent_that_dies_terminates():
     assert ends[-1] == (True, False)
 
 
-def test_a_cost_that_cannot_be_incurred_now_is_zero_and_not_missing():
+def test_a_cost_that_the_package_leaves_out_is_never_replaced_by_zero():
     env = make_navigation("SafetyPointButton1-v0")
     env.reset(seed=0)
     env._builder.task.buttons.reset_timer()  # as just after a new goal
-    assert env.step(np.zeros(2))[-1]["costs"] == {"cost": 0.0, "buttons": 0.0, "hazards": 0.0, "gremlins": 0.0}
+    assert env.step(np.zeros(2))[-1]["costs"] == {"cost": 0.0, "hazards": 0.0, "gremlins": 0.0}
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e12])

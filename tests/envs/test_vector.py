@@ -8,10 +8,9 @@ import threading
 import gymnasium
 import numpy as np
 import pytest
-from toy_envs import ACTIONS, OBSERVATIONS, Faulty, Scripted, Walk
+from toy_envs import ACTIONS, OBSERVATIONS, Scripted, Walk
 
 import saferl
-from saferl.constraints import Constraint, ConstraintSet
 from saferl.envs.batch import StepArrays, leaf_spaces
 from saferl.envs.vector import CostVectorEnv, make_vec
 from saferl.errors import ConfigError, CostError, EnvContractError, UnknownNameError, UsageError
@@ -500,9 +499,10 @@ def test_the_part_of_a_dict_space_that_does_not_fit_is_named():
         leaf_spaces(nested, "action")
 
 
-def test_faulty_without_a_fault_is_an_ordinary_walk():
-    """The tests above rely on it."""
-    env = Faulty("none", 0)
-    assert env.constraints == ConstraintSet([Constraint("left", 3.0), Constraint("right", 4.0)])
-    obs, _ = env.reset(seed=0)
-    np.testing.assert_array_equal(obs, Walk().reset(seed=0)[0])
+def test_auto_takes_processes_for_a_slow_environment_only():
+    slow = saferl.make_vec("SafetyPointCircle1-v0", 2, num_workers=1)
+    fast = saferl.make_vec("SafetyHalfCheetahVelocity-v1", 2)
+    single = saferl.make_vec("SafetyPointCircle1-v0", 1)
+    assert [len(envs.envs) for envs in (slow, fast, single)] == [0, 2, 1]
+    for envs in (slow, fast, single):
+        envs.close()

@@ -357,12 +357,11 @@ def test_a_row_depends_on_its_own_generator_and_observation_alone(kind, tmp_path
     np.testing.assert_array_equal(first, loaded.sample(obs, generators(*range(16))))
 
 
-def test_sampling_leaves_the_global_generators_alone(saved):
-    loaded = saferl.load(saved)
+def test_loading_and_sampling_leave_the_global_generators_alone(saved):
     th.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - the legacy generator is what must stay untouched
     before = th.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    loaded.sample(batch("box"), generators(*range(16)))
+    saferl.load(saved).sample(batch("box"), generators(*range(16)))
     assert th.equal(th.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
