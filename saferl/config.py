@@ -12,7 +12,7 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -80,6 +80,31 @@ def describe(cls: type[Any]) -> list[Option]:
             default = field.default_factory()
         options.append(Option(field.name, str(field.type), default, docs.get(field.name, "")))
     return options
+
+
+def check_ranges(
+    config: Any, *, positive: Iterable[str] = (), non_negative: Iterable[str] = (), unit: Iterable[str] = ()
+) -> None:
+    """Raise if an option lies outside its range; None passes.
+
+    Args:
+        config: A config dataclass.
+        positive: Options that must be > 0.
+        non_negative: Options that must be >= 0.
+        unit: Options that must lie in [0, 1].
+
+    Raises:
+        ConfigError: naming the first option out of range.
+    """
+    for names, words, low, high in (
+        (positive, "greater than 0", math.ulp(0.0), math.inf),
+        (non_negative, "at least 0", 0.0, math.inf),
+        (unit, "in [0, 1]", 0.0, 1.0),
+    ):
+        for name in names:
+            value = getattr(config, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{type(config).__name__}.{name} must be {words}; got {value:g}.")
 
 
 def _field_docs(cls: type[Any]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from saferl.config import from_mapping
+from saferl.config import check_ranges, from_mapping
 from saferl.constraints import ConstraintSet
 from saferl.envs.adapters import CostContract
 from saferl.envs.vector import CostVectorEnv
@@ -62,6 +62,15 @@ class OnPolicyConfig:
     """Largest norm of a gradient, over all parameters."""
     dual_min_episodes: int = 8
     """Episodes that must have ended since the last dual update before the next one."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_ranges(
+            self,
+            positive=("learning_rate", "n_steps", "max_grad_norm", "dual_min_episodes"),
+            non_negative=("ent_coef", "vf_coef", "cost_vf_coef"),
+            unit=("gamma", "gae_lambda", "cost_gamma", "cost_gae_lambda"),
+        )
 
 
 class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):

@@ -15,7 +15,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from saferl.config import from_mapping
+from saferl.config import check_ranges, from_mapping
 from saferl.constraints import KINDS
 from saferl.solvers.on_policy import record_costs, to_cost_vec_env
 
@@ -48,6 +48,15 @@ class UnconstrainedPPOConfig:
     """Largest norm of a gradient."""
     target_kl: float | None = None
     """The passes end when a minibatch's approximate KL exceeds 1.5 times this; None: never."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_ranges(
+            self,
+            positive=("learning_rate", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm", "target_kl"),
+            non_negative=("ent_coef", "vf_coef"),
+            unit=("gamma", "gae_lambda"),
+        )
 
 
 class UnconstrainedPPO(PPO):

@@ -36,6 +36,7 @@ import torch as th
 from gymnasium import spaces
 from torch.nn import functional
 
+from saferl.config import check_ranges
 from saferl.errors import TrainingError
 from saferl.solvers.dual import DualVariable, constraint_gaps
 from saferl.solvers.on_policy import ConstrainedOnPolicyAlgorithm, OnPolicyConfig
@@ -61,6 +62,15 @@ class PPOLagConfig(OnPolicyConfig):
     """Multiplier added at once per unit of excess cost; about ten times multiplier_lr damps swings. 0: plain ascent."""
     multiplier_max: float = 100.0
     """Upper bound of every multiplier."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        check_ranges(
+            self,
+            positive=("batch_size", "n_epochs", "clip_range", "target_kl"),
+            non_negative=("multiplier_init", "multiplier_lr", "multiplier_kp", "multiplier_max"),
+        )
 
 
 def lagrangian_advantages(

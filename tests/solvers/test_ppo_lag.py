@@ -180,6 +180,15 @@ def test_unknown_and_wrong_options_are_refused():
         PPOLag("MlpPolicy", toy_vec(), n_epochs=1.5)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("learning_rate", 0.0, "greater than 0"), ("gamma", 1.01, r"in \[0, 1\]"), ("multiplier_lr", -1.0, "at least 0")],
+)
+def test_options_outside_their_range_are_refused_by_name(option, value, words):
+    with pytest.raises(ConfigError, match=f"PPOLagConfig.{option} must be {words}; got"):
+        PPOLag("MlpPolicy", toy_vec(), **{option: value})
+
+
 def test_a_config_object_and_options_agree():
     config = PPOLagConfig(n_steps=20, batch_size=20)
     model = PPOLag("MlpPolicy", toy_vec(), config=config, n_epochs=7, device="cpu")

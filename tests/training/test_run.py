@@ -233,8 +233,9 @@ def test_the_best_artefact_is_the_one_that_ranks_first_in_the_history(finished):
 
 @pytest.mark.parametrize("solver", ["ppo", "ppo_lag"])
 def test_the_log_has_a_row_per_rollout_with_costs_beside_returns(solver, tmp_path):
-    rows = log_of(small_run(tmp_path / "run", solver, train_budgets={"cost": 1.0}).folder)
-    assert [int(row["time/total_timesteps"]) for row in rows] == [32, 64, 96, 128]
+    options = {**(SMALL if solver == "ppo_lag" else PPO_SMALL), "n_steps": 20, "batch_size": 40}  # whole episodes
+    rows = log_of(small_run(tmp_path / "run", solver, options=options, train_budgets={"cost": 1.0}).folder)
+    assert [int(row["time/total_timesteps"]) for row in rows] == [40, 80, 120, 160]
     shared = {"time/fps", "rollout/ep_rew_mean", "rollout/ep_len_mean", "rollout/ep_cost/cost", "rollout/ep_cost/heat"}
     assert shared <= set(rows[0])
     assert {float(row["rollout/ep_len_mean"]) for row in rows} == {10.0}
