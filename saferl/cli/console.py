@@ -58,6 +58,13 @@ def progress_bar() -> Iterator[Progress]:
             raise
 
 
+def print_table(table: Table) -> None:
+    """A table on stdout; files and pipes have no width that cells would have to be broken for."""
+    if not stdout.is_terminal:
+        stdout.width = max(stdout.width, 160)
+    stdout.print(table)
+
+
 def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
     """The verdict table of some evaluations."""
     table = Table(title=None)
@@ -75,7 +82,7 @@ def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
                 f"{entry['sense']} {entry['budget']:g}",
                 f"[{style}]{entry['verdict']}[/]",
             )
-    stdout.print(table)
+    print_table(table)
 
 
 def parse_budgets(assignments: Sequence[str] | None, option: str = "--budget") -> dict[str, float] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import ast
+import json
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from saferl.cli.app import app
-from saferl.cli.console import print_json, stdout
+from saferl.cli.console import print_json, print_table, say
 from saferl.errors import ConfigError
 
 
@@ -41,7 +42,10 @@ def list_names(
     if as_json:
         print_json(rows)
     elif not rows:
-        stdout.print(f"No {what} registered. Packages add theirs through the entry-point group saferl.{what}.")
+        say(f"No {what} registered. Packages add theirs through the entry-point group saferl.{what}.")
+    elif what is What.OPTIONS:
+        _print_table([{**row, "type": _typed(row["type"]), "default": _default(row["default"])} for row in rows])
+        say(f"Choose with: saferl train {name} ENV --set OPTION=VALUE (as often as needed)")
     else:
         _print_table(rows)
 
@@ -96,12 +100,22 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row.values()))
-    if not sys.stdout.isatty():
-        stdout.width = max(stdout.width, 160)
-    stdout.print(table)
+    print_table(table)
+
+
+def _default(value: Any) -> str:
+    """A default as ``--set`` reads it: JSON, or bare text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _typed(annotation: str) -> str:
+    """A type annotation in the words of ``--set``."""
+    if annotation.startswith("Literal["):
+        return ", ".join(ast.literal_eval(annotation.removeprefix("Literal")))
+    return annotation.replace("tuple[int, ...]", "list of int").replace("None", "null")
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} <= {v:g}" for k, v in value.items())
-    return "-" if value is None else str(value)
+    return "-" if value is None else str(value).replace("``", "'")

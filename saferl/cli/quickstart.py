@@ -35,7 +35,7 @@ class Agent:
 
 AGENTS = (
     Agent("ppo", dict(_COMMON)),
-    Agent("ppo_lag", {**_COMMON, "multiplier_kp": 0.02}, {"cost": 8.0}),
+    Agent("ppo_lag", {**_COMMON, "multiplier_kp": 0.03}, {"cost": 5.0}),
 )
 
 

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 import saferl
 from saferl import Constraint, ConstraintSet
-from saferl.errors import CostError, EnvContractError
+from saferl.errors import EnvContractError
 from saferl.evaluation import BLOCK, evaluate
 from saferl.evaluation import episodes as episodes_module
 from saferl.evaluation.episodes import BlockRunner
@@ -21,7 +21,6 @@ from saferl.policy import RandomPolicy, save_artefact
 from saferl.rollout import CostVecEnv
 from saferl.solvers import PPOLag
 
-th.set_num_threads(1)  # threads of small networks only get into each other's way
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import this module
 
 CONSTRAINTS = ConstraintSet(
@@ -88,7 +87,11 @@ def run(policy, seeds, *, env=Walk, deterministic=False, first=0, **kwargs):
 @pytest.mark.parametrize("kind", ["artefact", "torch"])
 def test_episode_i_of_5_equals_episode_i_of_20(kind, deterministic, artefact):
     policy = artefact if kind == "artefact" else TorchPolicy()
-    many, few = (evaluate(policy, Walk, episodes=n, deterministic=deterministic, workers=1).records for n in (20, 5))
+    found = []
+    for episodes in (20, 5):
+        th.manual_seed(episodes)  # what came before must not matter either
+        found.append(evaluate(policy, Walk, episodes=episodes, deterministic=deterministic, workers=1).records)
+    many, few = found
     assert few == many[:5]
     assert len({record.return_ for record in many}) == 20
 
@@ -116,18 +119,6 @@ def test_the_number_of_workers_changes_nothing(artefact):
     for summary in (here.summary, there.summary):
         del summary["duration_s"], summary["policy"]["evaluations"]
     assert there.summary == here.summary
-
-
-def test_an_error_in_a_worker_process_arrives_as_itself():
-    with pytest.raises(CostError, match="Walk: the cost 'cost' must be finite; got nan"):
-        evaluate(
-            RandomPolicy(Walk.action_space),
-            Walk,
-            episodes=17,
-            workers=2,
-            budgets={"cost": 1.0},
-            cost=lambda obs, action, next_obs: float("nan"),
-        )
 
 
 def test_every_episode_is_reset_once_with_its_own_seed_and_not_stepped_after_its_end():
@@ -260,10 +251,10 @@ def test_a_record_becomes_one_json_object_with_the_key_return():
 
 def test_evaluating_leaves_torch_as_it_was():
     th.manual_seed(5)
-    before = th.get_rng_state()
+    before, threads = th.get_rng_state(), th.get_num_threads()
     evaluate(TorchPolicy(), Walk, episodes=3, workers=1)
     assert th.equal(th.get_rng_state(), before)
-    assert th.get_num_threads() == 1
+    assert th.get_num_threads() == threads
 
 
 class Endless(gymnasium.Env):

@@ -8,7 +8,6 @@ import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 
 import saferl
@@ -19,7 +18,6 @@ from saferl.policy import RandomPolicy, save_artefact
 from saferl.solvers import PPOLag
 from saferl.storage import sha256
 
-th.set_num_threads(1)  # threads of small networks only get into each other's way
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import this module
 
 HORIZON = 10

@@ -32,8 +32,6 @@ from saferl.policy.sampling import sample_rows
 from saferl.rollout import CostVecEnv
 from saferl.solvers import PPOLag, UnconstrainedPPO
 
-th.set_num_threads(1)  # threads of small networks only get into each other's way
-
 CONSTRAINTS = ConstraintSet([Constraint("cost", 2.0, max_step_cost=1.0), Constraint("heat", 3.0)])
 BOX = spaces.Box(-5.0, 5.0, (3,), np.float64)
 WIDE = spaces.Box(np.full((2, 3), -0.3, np.float32), np.full((2, 3), 0.5, np.float32))

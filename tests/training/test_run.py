@@ -19,8 +19,6 @@ from saferl.evaluation import EVALUATION_SEED, VALIDATION_SEED, EpisodeRecord, E
 from saferl.solvers import PPOLag, UnconstrainedPPO
 from saferl.training import RunSettings, callbacks, train
 
-th.set_num_threads(1)  # threads of small networks only get into each other's way
-
 CONSTRAINTS = ConstraintSet(
     [Constraint("cost", 3.0, max_step_cost=1.0), Constraint("heat", 2.0, kind="discounted", gamma=0.9)]
 )
