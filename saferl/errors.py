@@ -88,21 +88,22 @@ class MissingExtraError(UsageError):
 
 
 _EXTRA_OF = {
-    "cloudpickle": "train",
-    "gymnasium": "train",
-    "jinja2": "report",
-    "mujoco": "train",
-    "plotly": "report",
-    "stable_baselines3": "train",
-    "tensorboard": "train",
-    "torch": "train",
+    "cloudpickle": ("cloudpickle", "train"),
+    "gymnasium": ("gymnasium", "train"),
+    "jinja2": ("jinja2", "report"),
+    "mujoco": ("mujoco", "train"),
+    "plotly": ("plotly", "report"),
+    "stable_baselines3": ("stable-baselines3", "train"),
+    "tensorboard": ("tensorboard", "train"),
+    "torch": ("torch", "train"),
 }
+"""Distribution and extra of modules that the base does not bring."""
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | None:
     """The error that names the extra to install, or None if the missing module belongs to no extra of saferl."""
-    package = (error.name or "").partition(".")[0]
-    return MissingExtraError(what, package, _EXTRA_OF[package]) if package in _EXTRA_OF else None
+    module = (error.name or "").partition(".")[0]
+    return MissingExtraError(what, *_EXTRA_OF[module]) if module in _EXTRA_OF else None
 
 
 class CostError(SaferlError):

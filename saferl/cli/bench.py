@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import print_json, require_training, stderr
+from saferl.cli.console import print_json, stderr
 from saferl.errors import RunFolderError
 
 bench_app = typer.Typer(
@@ -38,7 +38,6 @@ def train(
     out: Annotated[Path | None, typer.Option(help="JSON file to write as well; an older one is replaced.")] = None,
 ) -> None:
     """Training throughput, ours and a peer's, measured in turn."""
-    require_training("saferl bench train")
     from dataclasses import asdict
 
     from saferl.bench import bench_training

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from saferl.errors import ConfigError, MissingExtraError
+from saferl.errors import ConfigError
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -106,25 +105,6 @@ def parse_budgets(assignments: Sequence[str] | None, option: str = "--budget") -
             raise ConfigError(f"{option} names {name.strip()!r} twice; give each cost one budget.")
         budgets[name.strip()] = value
     return budgets or None
-
-
-def require_training(what: str) -> None:
-    """Raise unless the packages of the extra ``train`` are there; ``what`` names the command.
-
-    Raises:
-        MissingExtraError: one of them is not installed.
-    """
-    for module, package in _TRAINING_PACKAGES.items():
-        if find_spec(module) is None:
-            raise MissingExtraError(what, package, "train")
-
-
-_TRAINING_PACKAGES = {
-    "torch": "torch",
-    "stable_baselines3": "stable-baselines3",
-    "gymnasium": "gymnasium",
-    "cloudpickle": "cloudpickle",
-}
 
 
 def _interval(bounds: Sequence[float | None], digits: int) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import parse_budgets, print_json, print_summaries, progress_bar, require_training, say
+from saferl.cli.console import parse_budgets, print_json, print_summaries, progress_bar, say
 from saferl.errors import ConfigError
 
 
@@ -49,7 +49,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Run a policy on fixed seeds and say, with statistics, whether the constraints hold."""
-    require_training("saferl eval")
     from saferl.evaluation import EVALUATION_SEED
     from saferl.evaluation import evaluate as run_evaluation
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import parse_budgets, print_json, progress_bar, require_training, say
+from saferl.cli.console import parse_budgets, print_json, progress_bar, say
 
 
 @app.command(epilog="Example: saferl train ppo_lag SafetyPointGoal1-v0 --steps 200000 --budget cost=25 --out runs/goal")
@@ -35,7 +35,6 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a policy under cost budgets and write a run folder."""
-    require_training("saferl train")
     from dataclasses import asdict
 
     from saferl.solvers import SOLVERS

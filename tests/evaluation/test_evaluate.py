@@ -191,8 +191,12 @@ def test_an_artefact_brings_its_own_env_arguments_and_constraints(artefact):
 
 
 def test_other_budgets_keep_the_kind_and_bound_of_the_artefacts_own_constraints(artefact):
-    result = evaluate(artefact, episodes=64, workers=1, budgets={"cost": 1.0})
-    assert result.summary["constraints"]["cost"]["budget"] == 1.0
+    own = [{"name": "cost", "budget": 2.0, "kind": "discounted", "gamma": 0.5, "max_step_cost": 0.5}]
+    header = json.loads((artefact / "artefact.json").read_text())
+    (artefact / "artefact.json").write_text(json.dumps({**header, "constraints": own}))
+    result = evaluate(artefact, episodes=64, workers=1, budgets={"cost": 0.1})
+    entry = result.summary["constraints"]["cost"]
+    assert (entry["kind"], entry["budget"]) == ("discounted", 0.1)
     assert result.verdicts == {"cost": "violated"}
 
 

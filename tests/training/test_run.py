@@ -176,6 +176,12 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_does_not(s
         }
 
 
+def test_the_seed_decides_even_where_the_env_has_no_randomness(tmp_path):
+    probe = {"env": "saferl.testing.probes:loop_probe", "env_kwargs": {}, "steps": 32}
+    runs = [small_run(tmp_path / str(seed), seed=seed, **probe).folder for seed in (0, 1)]
+    assert weights(runs[0]) != weights(runs[1])
+
+
 def test_validation_and_checkpoints_do_not_change_what_is_learned(tmp_path):
     quiet = RunSettings(num_envs=2, validation_share=0.0, num_checkpoints=0, net_arch=(16,))
     with_all, without = small_run(tmp_path / "a"), small_run(tmp_path / "b", settings=quiet)
