@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import parse_budgets, print_json, stdout
+from saferl.cli.console import parse_budgets, print_json, say
 
 
 class Kind(StrEnum):
@@ -32,6 +32,6 @@ def check(
     if as_json:
         print_json(result.to_dict())
     else:
-        stdout.print(str(result), markup=False, highlight=False)
+        say(str(result))
     if not result.ok:
         raise typer.Exit(1)

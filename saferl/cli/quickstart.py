@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import print_json, print_summaries, progress_bar, stderr, stdout
+from saferl.cli.console import print_json, print_summaries, progress_bar, say, stderr
 from saferl.storage import prepare_output
 
 ENV = "SafetyHalfCheetahVelocity-v1"
@@ -85,7 +85,7 @@ def quickstart(
         print_json({"report": str(path), "seconds": round(seconds, 1), "summaries": [e.summary for e in evaluations]})
         return
     print_summaries([e.summary for e in evaluations])
-    stdout.print(f"Report: {path} (open it in a browser). {seconds:.0f} s in all.", highlight=False)
+    say(f"Report: {path} (open it in a browser). {seconds:.0f} s in all.")
 
 
 def _train_side_by_side(out: Path, steps: int, seed: int, bar: Any) -> None:

@@ -1,13 +1,15 @@
 """A trained policy as a folder that says what it is: no pickle, every file hashed.
 
-``artefact.json`` (schema version, spaces, network, frozen normaliser, constraints, provenance, sha256 of every file)
+``artefact.json`` (schema version, spaces, network, frozen normaliser, constraints, provenance, hashes of every file)
 and ``weights.safetensors`` (network and normaliser arrays). ``evaluations.json`` counts how often it was evaluated and
 is the only file that changes afterwards.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from saferl.policy.spaces import space_from_dict, space_to_dict
 from saferl.storage import atomic_folder, read_json, sha256, write_json
 
 SCHEMA = "saferl.artefact/1"
+HEADER_HASH = "header_sha256"
 HEADER, WEIGHTS, COUNTER = "artefact.json", "weights.safetensors", "evaluations.json"
 
 _POLICY_CLASSES: dict[str, type[ActorCriticPolicy]] = {
@@ -158,20 +161,18 @@ def save_artefact(
             tensors[f"normaliser/var/{key}"] = th.from_numpy(np.ascontiguousarray(normaliser.var[key]))
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS)
-        write_json(
-            temporary / HEADER,
-            {
-                "schema": SCHEMA,
-                "policy_class": type(policy).__name__,
-                "network": network,
-                "observation_space": space_to_dict(policy.observation_space),
-                "action_space": space_to_dict(policy.action_space),
-                "normaliser": None if normaliser is None else {"clip": normaliser.clip, "epsilon": normaliser.epsilon},
-                "constraints": constraints.to_list(),
-                "provenance": dict(provenance),
-                "sha256": {WEIGHTS: sha256(temporary / WEIGHTS)},
-            },
-        )
+        header = {
+            "schema": SCHEMA,
+            "policy_class": type(policy).__name__,
+            "network": network,
+            "observation_space": space_to_dict(policy.observation_space),
+            "action_space": space_to_dict(policy.action_space),
+            "normaliser": None if normaliser is None else {"clip": normaliser.clip, "epsilon": normaliser.epsilon},
+            "constraints": constraints.to_list(),
+            "provenance": dict(provenance),
+            "sha256": {WEIGHTS: sha256(temporary / WEIGHTS)},
+        }
+        write_json(temporary / HEADER, {**header, HEADER_HASH: header_digest(header)})
     return folder
 
 
@@ -218,6 +219,11 @@ def load(path: str | Path) -> PolicyArtefact:
         raise ArtefactError(
             f"{folder / HEADER} must have schema {SCHEMA!r}; got {got!r}. Use a matching saferl version."
         )
+    if header.get(HEADER_HASH) != header_digest(header):
+        raise ArtefactError(
+            f"{folder / HEADER} was changed after it was written: its content does not match its {HEADER_HASH}. "
+            "Copy the artefact again from where it was made."
+        )
     hashes = header.get("sha256")
     if not isinstance(hashes, dict) or WEIGHTS not in hashes:
         raise ArtefactError(
@@ -240,6 +246,12 @@ def load(path: str | Path) -> PolicyArtefact:
             "Copy it again from where it was made, or use a matching saferl version."
         ) from error
     return PolicyArtefact(policy, normaliser, header, folder)
+
+
+def header_digest(header: Mapping[str, Any]) -> str:
+    """Hex sha256 of a header's content (canonical JSON, without the digest itself)."""
+    content = {key: value for key, value in header.items() if key != HEADER_HASH}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 _MISFITS = (

@@ -15,6 +15,7 @@ from saferl import Constraint, ConstraintSet
 from saferl.errors import ArtefactError, ConfigError, ConstraintError, CostError, RunFolderError, UnknownNameError
 from saferl.evaluation import EVALUATION_SEED, evaluate
 from saferl.policy import RandomPolicy, save_artefact
+from saferl.policy.artefact import header_digest
 from saferl.solvers import PPOLag
 from saferl.storage import sha256
 
@@ -193,7 +194,9 @@ def test_an_artefact_brings_its_own_env_arguments_and_constraints(artefact):
 def test_other_budgets_keep_the_kind_and_bound_of_the_artefacts_own_constraints(artefact):
     own = [{"name": "cost", "budget": 2.0, "kind": "discounted", "gamma": 0.5, "max_step_cost": 0.5}]
     header = json.loads((artefact / "artefact.json").read_text())
-    (artefact / "artefact.json").write_text(json.dumps({**header, "constraints": own}))
+    header["constraints"] = own
+    header["header_sha256"] = header_digest(header)
+    (artefact / "artefact.json").write_text(json.dumps(header))
     result = evaluate(artefact, episodes=64, workers=1, budgets={"cost": 0.1})
     entry = result.summary["constraints"]["cost"]
     assert (entry["kind"], entry["budget"]) == ("discounted", 0.1)
@@ -208,6 +211,7 @@ def test_a_budget_for_a_cost_that_nobody_has_is_refused(artefact):
 def test_a_cost_function_of_an_artefact_is_used_again(artefact):
     header = json.loads((artefact / "artefact.json").read_text())
     header["provenance"]["cost"] = f"{__name__}:first_coordinate"
+    header["header_sha256"] = header_digest(header)
     (artefact / "artefact.json").write_text(json.dumps(header))
     costs = [record.costs["cost"] for record in evaluate(artefact, episodes=3, workers=1).records]
     assert len(set(costs)) == 3

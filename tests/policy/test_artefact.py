@@ -27,6 +27,7 @@ from saferl import Constraint, ConstraintSet
 from saferl.errors import ArtefactError
 from saferl.policy import artefact as artefact_module
 from saferl.policy import save_artefact
+from saferl.policy.artefact import header_digest
 from saferl.policy.networks import ConstrainedActorCriticPolicy
 from saferl.policy.sampling import sample_rows
 from saferl.rollout import CostVecEnv
@@ -204,6 +205,7 @@ def change_header(folder, **changes):
             del header[key]
         else:
             header[key] = value
+    header["header_sha256"] = header_digest(header)
     (folder / "artefact.json").write_text(json.dumps(header))
 
 
@@ -214,12 +216,19 @@ def flip_a_byte(folder):
     weights.write_bytes(data)
 
 
+def loosen_the_budget(folder):
+    header = json.loads((folder / "artefact.json").read_text())
+    header["constraints"][0]["budget"] += 1
+    (folder / "artefact.json").write_text(json.dumps(header))
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 DAMAGES = {
     "a changed byte": (flip_a_byte, "was changed after it was written.*Copy the artefact again"),
+    "a loosened budget": (loosen_the_budget, "artefact.json was changed after it was written.*Copy the artefact again"),
     "cut-off weights": (lambda f: truncate(f / "weights.safetensors"), "was changed.*Copy the artefact again"),
     "missing weights": (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors is missing.*Copy"),
     "missing header": (lambda f: (f / "artefact.json").unlink(), "holds no artefact.json.*--out"),
