@@ -21,7 +21,7 @@ from saferl.storage import prepare_output
 
 ENV = "SafetyHalfCheetahVelocity-v1"
 # More gradient steps per sample than the default: the budget is reached, and kept, within a short run.
-_COMMON = {"batch_size": 256, "n_epochs": 10}
+_COMMON = {"learning_rate": 5e-4, "batch_size": 256, "n_epochs": 10}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ AGENTS = (
 @app.command(epilog="Example: saferl quickstart --out runs/quick")
 def quickstart(
     out: Annotated[Path, typer.Option(help="New folder for runs, evaluations and report.html.")] = Path("runs/quick"),
-    steps: Annotated[int, typer.Option(help="Training steps of each agent.")] = 200_000,
-    episodes: Annotated[int, typer.Option(help="Evaluation episodes of each agent.")] = 320,
+    steps: Annotated[int, typer.Option(help="Training steps of each agent.")] = 220_000,
+    episodes: Annotated[int, typer.Option(help="Evaluation episodes of each agent.")] = 256,
     seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as JSON.")] = False,
 ) -> None:
