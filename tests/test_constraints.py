@@ -250,4 +250,6 @@ def test_a_kind_that_is_not_supported_is_an_error_that_names_kind_cost_and_who_r
 
 
 def test_an_empty_set_needs_no_kind():
-    ConstraintSet().require_kinds([], by="CPO")
+    empty = ConstraintSet()
+    empty.require_kinds([], by="CPO")
+    assert len(empty) == 0
