@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from saferl.envs.adapters import CostContract
 from saferl.envs.batch import StepArrays, read_row, write_row
+from saferl.envs.state import State, get_state, has_state, set_state
 from saferl.errors import EnvContractError
 
 ContractFactory = Callable[[], CostContract]
@@ -46,6 +47,15 @@ class EnvBlock:
                 write_row(arrays.final_obs, row, obs)
                 obs, _ = env.reset()
             write_row(arrays.obs, row, obs)
+
+    def get_states(self) -> list[State] | None:
+        """The state of every environment; None if one has a layer whose state cannot be told."""
+        return [get_state(env) for env in self.envs] if all(map(has_state, self.envs)) else None
+
+    def set_states(self, states: Sequence[State]) -> None:
+        """Bring every environment to its state."""
+        for env, state in zip(self.envs, states, strict=True):
+            set_state(env, state)
 
     def close(self) -> None:
         """Close every environment."""

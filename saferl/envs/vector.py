@@ -17,6 +17,7 @@ from saferl.envs.adapters import CostContract, CostFn
 from saferl.envs.batch import StepArrays, copy_batch, write_batch
 from saferl.envs.block import ContractFactory, EnvBlock, check_alike
 from saferl.envs.core import EnvFactory, find_spec, make
+from saferl.envs.state import State
 from saferl.envs.workers import WorkerPool
 from saferl.errors import ConfigError, UnknownNameError
 
@@ -108,6 +109,16 @@ class CostVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             arrays.truncated.copy(),
             infos,
         )
+
+    def get_states(self) -> list[State] | None:
+        """The state of every environment (:mod:`saferl.envs.state`); None if it cannot be told."""
+        return self._driver.get_states()
+
+    def set_states(self, states: Sequence[State]) -> None:
+        """Bring every environment to its state, of :meth:`get_states`."""
+        if len(states) != self.num_envs:
+            raise ConfigError(f"One state per environment is needed: {self.num_envs}; got {len(states)}.")
+        self._driver.set_states(states)
 
     @property
     def envs(self) -> list[CostContract]:

@@ -82,6 +82,13 @@ class VelocityCost(gymnasium.Wrapper[Any, Any, Any, Any]):
         info["margins"] = {"cost": speed - self.task.threshold}
         return obs, reward, terminated, truncated, info
 
+    def get_state(self) -> dict[str, Any]:
+        """Nothing: the wrapped env holds it all (see :mod:`saferl.envs.state`)."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
 
 def make_velocity(
     task: str, *, render_mode: str | None = None, max_episode_steps: int | None = 1000

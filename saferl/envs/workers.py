@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from saferl.envs.batch import StepArrays
 from saferl.envs.block import ContractFactory, EnvBlock, check_alike
+from saferl.envs.state import State
 from saferl.errors import EnvContractError, SaferlError, UsageError
 
 Layout = tuple[spaces.Space[Any], spaces.Space[Any], int, int]
@@ -52,6 +53,17 @@ class WorkerPool:
         """Step all environments, as :meth:`EnvBlock.step`."""
         self._exchange([_STEP] * len(self._rows))
 
+    def get_states(self) -> list[State] | None:
+        """The states of all environments, as :meth:`EnvBlock.get_states`."""
+        answers = self._exchange([_dump(("get_states", ()))] * len(self._rows))
+        if any(part is None for part in answers):
+            return None
+        return [state for part in answers for state in part]
+
+    def set_states(self, states: Sequence[State]) -> None:
+        """Bring all environments to their states."""
+        self._exchange([_dump(("set_states", (list(states[start:stop]),))) for start, stop in self._rows])
+
     def close(self) -> None:
         """End the processes."""
         for connection in self._connections:
@@ -66,28 +78,33 @@ class WorkerPool:
             connection.close()
         self._connections, self._processes = [], []
 
-    def _exchange(self, messages: Sequence[bytes]) -> None:
+    def _exchange(self, messages: Sequence[bytes]) -> list[Any]:
         if not self._connections:
             raise EnvContractError("The environments' processes ended after an earlier error; make new environments.")
         for connection, message in zip(self._connections, messages, strict=True):
             # A process that died or failed is met again when its answer is read.
             with suppress(OSError):
                 connection.send_bytes(message)
-        self._collect()
+        return self._collect()
 
-    def _collect(self) -> None:
+    def _collect(self) -> list[Any]:
+        """The answer of every process: None for a bare acknowledgement."""
         failure: SaferlError | None = None
+        answers: list[Any] = []
         for connection in self._connections:
             try:
                 answer = connection.recv_bytes()
             except (EOFError, OSError) as error:
                 self.close()
                 raise EnvContractError("An environment's process died. Run with backend='sync' to see why.") from error
-            if answer != _OK and failure is None:
-                failure = cloudpickle.loads(answer)
+            value = None if answer == _OK else cloudpickle.loads(answer)
+            if isinstance(value, SaferlError):
+                failure = failure or value
+            answers.append(value)
         if failure is not None:
             self.close()
             raise failure
+        return answers
 
 
 _STEP = b"s"
@@ -122,7 +139,10 @@ def _serve(
                 command, argument = cloudpickle.loads(message)
                 if command == "close":
                     return
-                block.reset(*argument)
+                answer = getattr(block, command)(*argument)
+                if answer is not None:
+                    connection.send_bytes(cloudpickle.dumps(answer))
+                    continue
             connection.send_bytes(_OK)
     except (EOFError, KeyboardInterrupt):
         return
