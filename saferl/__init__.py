@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from saferl.evaluation import evaluate
     from saferl.policy import load
     from saferl.report import build_report
-    from saferl.training import train
+    from saferl.training import resume, train
 
 __version__ = "0.1.0"
 
@@ -26,10 +26,11 @@ _LAZY = {
     "load": "saferl.policy",
     "make": "saferl.envs",
     "make_vec": "saferl.envs",
+    "resume": "saferl.training",
     "train": "saferl.training",
 }
 
-__all__ = ["Constraint", "ConstraintSet", "build_report", "evaluate", "load", "make", "make_vec", "train"]
+__all__ = ["Constraint", "ConstraintSet", "build_report", "evaluate", "load", "make", "make_vec", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

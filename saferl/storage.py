@@ -67,6 +67,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o755)
+        _sync(temporary)
         old = None
         if target.exists():
             old = target.with_name(f".{target.name}.old-{os.getpid()}")
@@ -82,6 +83,54 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove ``folder`` so that nobody ever sees half of it."""
+    hidden = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    os.replace(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what an interrupted atomic write left in ``folder``; call it only while nobody else writes there."""
+    for path in folder.glob(".*.*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; the hold ends with the process, however it ends.
+
+    Raises:
+        RunFolderError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise RunFolderError(
+            f"Only one process may write to {folder}; another one is doing so. Wait until it ends, or stop it."
+        ) from error
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Bring every file below ``folder`` to the disk, so that a rename never arrives before the content."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def prepare_output(folder: Path, *, what: str) -> Path:

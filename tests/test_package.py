@@ -38,7 +38,7 @@ def run(code):
 
 
 def test_the_exported_names_are_these():
-    names = ["Constraint", "ConstraintSet", "build_report", "evaluate", "load", "make", "make_vec", "train"]
+    names = ["Constraint", "ConstraintSet", "build_report", "evaluate", "load", "make", "make_vec", "resume", "train"]
     assert saferl.__all__ == names
     assert dir(saferl) == sorted([*names, "__version__"])
 

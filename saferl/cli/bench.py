@@ -63,6 +63,44 @@ def train(
     print_json(result)
 
 
+@bench_app.command(epilog="Example: saferl bench resume ppo_lag SafetyHalfCheetahVelocity-v1 --kills 20")
+def resume(
+    solver: Annotated[str, typer.Argument(help="Name of a solver; see 'saferl list solvers'.")],
+    env: Annotated[str, typer.Argument(help="Environment; see 'saferl list envs'.")],
+    steps: Annotated[int, typer.Option(help="Steps of every run.")] = 8192,
+    kills: Annotated[int, typer.Option(help="Runs to kill and to resume.")] = 20,
+    kill_seed: Annotated[int, typer.Option(help="Seed of the moments.")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: an option of solver or run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write as well; an older one is replaced.")] = None,
+) -> None:
+    """Kill trainings (SIGKILL) at random moments and while they write checkpoints; are the resumed weights the same?"""
+    from dataclasses import asdict
+
+    from saferl.bench import bench_resume
+    from saferl.solvers import SOLVERS
+    from saferl.storage import write_json
+    from saferl.training.settings import split_assignments
+
+    config, settings = split_assignments(list(set_ or []), SOLVERS.load(solver).config_class)
+    if out is not None:
+        _check_output(out)
+    result = bench_resume(
+        solver,
+        env,
+        steps=steps,
+        kills=kills,
+        kill_seed=kill_seed,
+        options=asdict(config),
+        settings=settings,
+        report=lambda line: stderr.print(line, highlight=False),
+    )
+    if out is not None:
+        write_json(out, result)
+    print_json(result)
+    if result["same_weights"] != kills:
+        raise typer.Exit(1)
+
+
 def _check_output(path: Path) -> None:
     """Raise before the work, rather than after it, if its result could not be written."""
     try:

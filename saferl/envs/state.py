@@ -1,7 +1,7 @@
 """The whole state of an env, to continue it exactly: what checkpoints, digital twins and branching rollouts need.
 
-A state is a tree of dicts and lists whose leaves are numpy arrays, numbers, strings, booleans and None, so that it can be
-stored without pickle. It is gathered layer by layer, from the outermost wrapper to the env:
+A state is a tree of dicts and lists whose leaves are numpy arrays, numbers, strings, booleans and None, so that it can
+be stored without pickle. It is gathered layer by layer, from the outermost wrapper to the env:
 
 - a layer with ``get_state()`` and ``set_state(state)`` of its own speaks for itself; what they hold must decide
   everything that follows, the env's random generator included;

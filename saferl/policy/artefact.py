@@ -167,7 +167,7 @@ def save_artefact(
             "network": network,
             "observation_space": space_to_dict(policy.observation_space),
             "action_space": space_to_dict(policy.action_space),
-            "normaliser": None if normaliser is None else {"clip": normaliser.clip, "epsilon": normaliser.epsilon},
+            "normaliser": None if normaliser is None else _describe_normaliser(normaliser),
             "constraints": constraints.to_list(),
             "provenance": dict(provenance),
             "sha256": {WEIGHTS: sha256(temporary / WEIGHTS)},
@@ -201,6 +201,10 @@ def _describe_network(policy: Any) -> dict[str, Any]:
     if isinstance(policy, ConstrainedActorCriticPolicy):
         network["num_constraints"] = policy.num_constraints
     return network
+
+
+def _describe_normaliser(normaliser: FrozenNormaliser) -> dict[str, Any]:
+    return {"clip": normaliser.clip, "epsilon": normaliser.epsilon, "count": dict(normaliser.count)}
 
 
 def load(path: str | Path) -> PolicyArtefact:
@@ -246,6 +250,12 @@ def load(path: str | Path) -> PolicyArtefact:
             "Copy it again from where it was made, or use a matching saferl version."
         ) from error
     return PolicyArtefact(policy, normaliser, header, folder)
+
+
+def read_spaces(folder: Path) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Observation and action space of the artefact in ``folder``, without building its network."""
+    header = read_json(folder / HEADER, what="The header of a policy artefact")
+    return space_from_dict(header["observation_space"]), space_from_dict(header["action_space"])
 
 
 def header_digest(header: Mapping[str, Any]) -> str:
@@ -311,5 +321,7 @@ def _build(
                 _, part, leaf = key.split("/", 2)
                 arrays[part][leaf] = value.numpy()
         numbers = header["normaliser"]
-        normaliser = FrozenNormaliser(arrays["mean"], arrays["var"], numbers["clip"], numbers["epsilon"])
+        normaliser = FrozenNormaliser(
+            arrays["mean"], arrays["var"], numbers["clip"], numbers["epsilon"], numbers.get("count", {})
+        )
     return policy, normaliser

@@ -25,6 +25,8 @@ class FrozenNormaliser:
     """Largest absolute value of a normalised entry."""
     epsilon: float
     """Added to the variance."""
+    count: Mapping[str, float]
+    """Observations that the statistics are made of, by key."""
 
     @classmethod
     def from_vec_normalize(cls, env: VecNormalize | None) -> FrozenNormaliser | None:
@@ -37,6 +39,7 @@ class FrozenNormaliser:
             var={key: rms.var.copy() for key, rms in statistics.items()},
             clip=float(env.clip_obs),
             epsilon=float(env.epsilon),
+            count={key: float(rms.count) for key, rms in statistics.items()},
         )
 
     def __call__(self, obs: Any) -> Any:

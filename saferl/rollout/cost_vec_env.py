@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from saferl.constraints import ConstraintSet
 from saferl.envs.vector import CostVectorEnv
+
+_SUMS = ("returns", "lengths", "cost_sums", "discounted_sums", "discounts")
+"""What is summed over each open episode."""
 
 
 class CostVecEnv(VecEnv):
@@ -101,6 +104,25 @@ class CostVecEnv(VecEnv):
             "TimeLimit.truncated": bool(self.truncated[row] and not self.terminated[row]),
         }
 
+    def get_state(self) -> dict[str, Any]:
+        """Sums of open episodes, recent costs and totals, and the environments' states (None where they have none)."""
+        return {
+            "envs": self.venv_with_costs.get_states(),
+            "recent_costs": list(self.recent_costs),
+            "totals": self.totals.get_state(),
+            **{name: getattr(self, f"_{name}").copy() for name in _SUMS},
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`get_state`; environments without a state are left as they are."""
+        if state["envs"] is not None:
+            self.venv_with_costs.set_states(state["envs"])
+        self.recent_costs.clear()
+        self.recent_costs.extend(state["recent_costs"])
+        self.totals.set_state(state["totals"])
+        for name in _SUMS:
+            getattr(self, f"_{name}")[...] = state[name]
+
     def close(self) -> None:
         """Close the environments."""
         self.venv_with_costs.close()
@@ -160,6 +182,22 @@ class TrainingCosts:
         if self._iteration:
             self.overshoot += np.maximum(np.mean(self._iteration, axis=0), 0.0)
             self._iteration.clear()
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything counted so far."""
+        return {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "iteration": list(self._iteration),
+            **{name: getattr(self, name).copy() for name in ("costs", "violating_episodes", "overshoot")},
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`get_state`."""
+        self.steps, self.episodes = int(state["steps"]), int(state["episodes"])
+        self._iteration = list(state["iteration"])
+        for name in ("costs", "violating_episodes", "overshoot"):
+            getattr(self, name)[...] = state[name]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types by constraint name."""

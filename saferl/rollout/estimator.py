@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -76,3 +79,29 @@ class CostEstimator:
         self._total = np.zeros_like(self._total)
         self._steps = self._episodes = 0
         return values
+
+    def drop_open_episodes(self) -> None:
+        """Forget the episodes that have not ended: the environments are reset before they do.
+
+        The ratio keeps the costs seen so far and counts no end for them, which errs on the side of too much cost.
+        """
+        self._open[:] = 0.0
+        self._open_steps[:] = 0
+        self._weights[:] = 1.0
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that later estimates depend on."""
+        return {
+            "weights": self._weights.copy(),
+            "open": self._open.copy(),
+            "open_steps": self._open_steps.copy(),
+            "total": self._total.copy(),
+            "steps": self._steps,
+            "episodes": self._episodes,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`get_state`."""
+        self._weights, self._open = state["weights"].copy(), state["open"].copy()
+        self._open_steps, self._total = state["open_steps"].copy(), state["total"].copy()
+        self._steps, self._episodes = int(state["steps"]), int(state["episodes"])

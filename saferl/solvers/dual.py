@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -71,3 +71,11 @@ class DualVariable:
         self.integral = projected_gradient(self.integral, gaps, learning_rate=self.learning_rate, maximum=self.maximum)
         self.values = np.clip(self.integral + self.proportional * gaps, 0.0, self.maximum)
         return self.values
+
+    def get_state(self) -> dict[str, FloatArray]:
+        """Everything that later updates depend on."""
+        return {"values": self.values.copy(), "integral": self.integral.copy()}
+
+    def set_state(self, state: Mapping[str, FloatArray]) -> None:
+        """Go on from :meth:`get_state`."""
+        self.values, self.integral = state["values"].copy(), state["integral"].copy()

@@ -245,7 +245,20 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, with mean episode costs of the last 100 episodes beside Stable-Baselines3's own columns."""
         record_costs(self)
-        super().dump_logs(iteration)
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beyond Stable-Baselines3's own; a solver adds its multipliers and the like."""
+        return {"generator": self.generator.get_state().numpy(), "cost_estimator": self.cost_estimator.get_state()}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`get_extra_state`."""
+        self.generator.set_state(th.tensor(state["generator"]))
+        self.cost_estimator.set_state(state["cost_estimator"])
+
+    def drop_open_episodes(self) -> None:
+        """Leave episodes that have not ended out of the cost estimates: the environments are about to be reset."""
+        self.cost_estimator.drop_open_episodes()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "cost_estimator", "generator"]

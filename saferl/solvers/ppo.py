@@ -107,4 +107,4 @@ class UnconstrainedPPO(PPO):
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, with mean episode costs of the last 100 episodes."""
         record_costs(self)
-        super().dump_logs(iteration)
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))

@@ -28,6 +28,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -119,6 +120,15 @@ class PPOLag(ConstrainedOnPolicyAlgorithm):
     def multipliers(self) -> Any:
         """Current multipliers, float64 (num_constraints,)."""
         return self.dual.values
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """With the multipliers."""
+        return {**super().get_extra_state(), "dual": self.dual.get_state()}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`get_extra_state`."""
+        super().set_extra_state(state)
+        self.dual.set_state(state["dual"])
 
     def train(self) -> None:
         """One iteration on the rollout in the buffer: dual step, then clipped policy and critic steps."""

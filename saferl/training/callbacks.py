@@ -1,4 +1,4 @@
-"""What a training run does beside learning: progress, checkpoints, and the choice of ``artefact-best``."""
+"""What a training run does beside learning: progress, its own account of costs, the choice of ``artefact-best``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from saferl.constraints import Constraint, ConstraintSet
@@ -18,9 +17,9 @@ from saferl.evaluation import VALIDATION_SEED, Evaluation, evaluate
 from saferl.policy.artefact import save_artefact
 from saferl.statistics import mean_interval_t
 from saferl.storage import atomic_folder
+from saferl.training.state import kept_random_state
 
 Provenance = Callable[[int], dict[str, Any]]
-CHECKPOINTS_KEPT = 2
 
 
 class IterationCosts(BaseCallback):
@@ -53,43 +52,6 @@ class ProgressReporter(BaseCallback):
             names = self.training_env.constraints.names  # type: ignore[attr-defined]
             latest.update(zip(names, np.mean(recent, axis=0).tolist(), strict=True))
         self._report(self.num_timesteps, latest)
-
-
-class Checkpoints(BaseCallback):
-    """Writes an artefact plus the optimiser's state every so many steps, and keeps the newest two."""
-
-    def __init__(self, folder: Path, every: int, constraints: ConstraintSet, provenance: Provenance) -> None:
-        """Write below ``folder`` at the first rollout end after each multiple of ``every`` steps."""
-        super().__init__()
-        self._folder, self._every = folder, every
-        self._constraints, self._provenance = constraints, provenance
-        self._next = every
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        if self.num_timesteps < self._next:
-            return
-        self._next = self.num_timesteps - self.num_timesteps % self._every + self._every
-        write_checkpoint(
-            self._folder / f"step-{self.num_timesteps:09d}",
-            self.model,
-            self._constraints,
-            self._provenance(self.num_timesteps),
-        )
-        for old in sorted(self._folder.glob("step-*"))[:-CHECKPOINTS_KEPT]:
-            shutil.rmtree(old)
-
-
-def write_checkpoint(folder: Path, model: Any, constraints: ConstraintSet, provenance: dict[str, Any]) -> None:
-    """A loadable artefact with ``trainer.pt`` beside its weights: optimiser, multipliers, steps (tensors only)."""
-    with atomic_folder(folder) as temporary:
-        save_artefact(temporary / "artefact", model, constraints, provenance)
-        state = {"optimizer": model.policy.optimizer.state_dict(), "num_timesteps": model.num_timesteps}
-        if hasattr(model, "multipliers"):
-            state["multipliers"] = th.as_tensor(model.multipliers)
-        th.save(state, temporary / "trainer.pt")
 
 
 class BestArtefact(BaseCallback):
@@ -129,8 +91,21 @@ class BestArtefact(BaseCallback):
             self._next = self.num_timesteps - self.num_timesteps % self._every + self._every
             self.validate()
 
+    def get_state(self) -> dict[str, Any]:
+        """When the next validation is due, and what earlier ones found."""
+        return {"next": self._next, "history": self.history, "seconds": self.seconds}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`get_state`."""
+        self._next, self.history, self.seconds = state["next"], list(state["history"]), state["seconds"]
+
     def validate(self) -> None:
         """Evaluate the current policy on the validation seeds and keep it if it ranks first."""
+        # An environment that draws from the process's generators must not change what training draws next.
+        with kept_random_state():
+            self._validate()
+
+    def _validate(self) -> None:
         start = time.perf_counter()
         candidate = self._folder.with_name(f".{self._folder.name}.candidate")
         provenance = self._provenance(self.model.num_timesteps)

@@ -3,7 +3,7 @@
 ```
 run.json         everything needed to repeat the run, and what came of it
 progress.csv     the log, one row per iteration (also as TensorBoard events)
-checkpoint/      the newest two checkpoints, each a loadable artefact with the optimiser's state
+checkpoint/      the newest two checkpoints, from which ``resume`` goes on exactly
 artefact/        the last iterate
 artefact-best/   the best policy by validation: feasible first, then return
 ```
@@ -11,43 +11,31 @@ artefact-best/   the best policy by validation: feasible first, then return
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecNormalize
-from stable_baselines3.common.vec_env.base_vec_env import VecEnv
-from torch import nn
 
 from saferl.config import from_mapping
 from saferl.constraints import ConstraintSet
 from saferl.envs.adapters import CostFn
 from saferl.envs.core import EnvFactory
-from saferl.envs.vector import make_vec
-from saferl.errors import ConfigError
-from saferl.evaluation.summary import versions
 from saferl.policy.artefact import save_artefact
 from saferl.rollout.cost_vec_env import CostVecEnv
 from saferl.solvers import SOLVERS
-from saferl.storage import atomic_folder, prepare_output, write_json
-from saferl.training.callbacks import BestArtefact, Checkpoints, IterationCosts, ProgressReporter
+from saferl.storage import atomic_folder, only_writer, prepare_output, write_json
+from saferl.training.build import Job, build_env, build_model, describe_run, torch_threads
+from saferl.training.callbacks import BestArtefact, IterationCosts, ProgressReporter
+from saferl.training.checkpoint import Checkpoint, Checkpoints
+from saferl.training.initial import initialise
+from saferl.training.logs import open_log
 from saferl.training.settings import RunSettings
 
-SCHEMA = "saferl.run/1"
-LABELS = {"ppo": "PPO (unconstrained)", "ppo_lag": "PPO-Lagrangian"}
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -60,11 +48,11 @@ class TrainResult:
     steps: int
     """Environment steps taken."""
     seconds: float
-    """Wall-clock time of learning, validation included."""
+    """Wall-clock time of learning, validation included; of a resumed run, without what was lost."""
     validation_seconds: float
     """Of that, time spent on choosing ``artefact-best``."""
     model: Any
-    """The trained Stable-Baselines3 algorithm (its environments are closed)."""
+    """The trained Stable-Baselines3 algorithm (its environments are closed); None if the run was finished before."""
 
     @property
     def steps_per_second(self) -> float:
@@ -87,9 +75,10 @@ def train(
     options: Mapping[str, Any] | None = None,
     settings: RunSettings | None = None,
     device: str = "auto",
+    init_from: str | Path | None = None,
     progress: Report | None = None,
 ) -> TrainResult:
-    """Train and write a run folder.
+    """Train and write a run folder. A run that is cut goes on with :func:`saferl.training.resume`.
 
     Args:
         solver: Name of a solver (``saferl list solvers``).
@@ -101,244 +90,171 @@ def train(
         train_budgets: Budgets to train at where they are tighter than those that must hold.
         constraints: Full constraints instead of ``budgets``.
         cost: Cost function (or its import path) for an environment that reports none.
-        env_kwargs: More arguments of the environment.
+        env_kwargs: More arguments of the environment (plain JSON values).
         options: Options of the solver by name.
         settings: Options of the run.
         device: torch device.
+        init_from: Artefact or run folder whose policy and normaliser to start from.
         progress: Called once per rollout with the steps done and recent means of return and costs.
 
     Raises:
         UnknownNameError: an unknown solver, environment, option or cost.
         RunFolderError: ``out`` cannot be written or holds files.
     """
-    if steps < 1:
-        raise ConfigError(f"The number of steps must be at least 1; got {steps}.")
-    if seed < 0:
-        raise ConfigError(f"The seed must be at least 0; got {seed}.")
-    settings = settings or RunSettings()
-    algorithm_class = SOLVERS.load(solver)
-    config = from_mapping(algorithm_class.config_class, options or {})
-    env_kwargs = dict(env_kwargs or {})
-    seeds = np.random.SeedSequence(seed).generate_state(2)
-    venv = make_vec(
-        env_id,
-        settings.num_envs,
-        backend=settings.backend,
+    job = Job(
+        solver=solver,
+        env_id=env_id,
+        steps=steps,
+        seed=seed,
         budgets=budgets,
+        train_budgets=train_budgets,
         constraints=constraints,
         cost=cost,
-        **env_kwargs,
+        env_kwargs=dict(env_kwargs or {}),
+        options=dict(options or {}),
+        settings=settings or RunSettings(),
+        device=device,
+        init_from=init_from,
     )
-    env = CostVecEnv(venv)
-    threads = th.get_num_threads()
-    try:
-        _refuse_shifted_spaces(env)
-        must_hold = env.constraints
-        must_hold.with_budgets(dict(train_budgets or {}))
-        folder = prepare_output(Path(out), what="a training run")
-        th.set_num_threads(settings.torch_threads or 1)
+    # Names and options are checked before environments are built.
+    from_mapping(SOLVERS.load(solver).config_class, job.options)
+    with torch_threads(job.settings.torch_threads or 1):
+        env = build_env(job)
         try:
-            model = algorithm_class(
-                _policy_name(env.observation_space),
-                _normalised(env, settings, config),
-                config=config,
-                budgets=train_budgets,
-                policy_kwargs={
-                    "net_arch": list(settings.net_arch),
-                    "activation_fn": getattr(nn, settings.activation),
-                    "log_std_init": settings.log_std_init,
-                },
-                seed=int(seeds[0] % 2**31),
-                device=device,
-            )
-        except (AssertionError, NotImplementedError, ValueError) as error:
-            # Stable-Baselines3 and torch check spaces and options by plain assertions.
-            raise ConfigError(f"{solver} cannot train on {env.env_id} with these options: {error}") from error
-        # Training episodes are seeded apart from the evaluation's fixed list.
-        model.env.seed(int(seeds[1] % 9_000_000))
-        record = _describe_run(
-            solver, env, env_id, model, settings, seed=seed, steps=steps, env_kwargs=env_kwargs, cost=cost
-        )
-        write_json(folder / "run.json", record)
-        env_arguments = {"env_id": env_id, "env_kwargs": env_kwargs, "cost": cost}
+            folder = prepare_output(Path(out), what="a training run")
+            model = build_model(job, env)
+            record = describe_run(job, env, model)
+            if init_from is not None:
+                record["init_from"] = initialise(model, init_from)
+            write_json(folder / "run.json", record)
+            return learn(job, env, model, folder, record, progress=progress)
+        finally:
+            env.close()
+
+
+def learn(
+    job: Job,
+    env: CostVecEnv,
+    model: Any,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Report | None = None,
+) -> TrainResult:
+    """Train ``model`` to the end, from its start or from ``checkpoint``, and note in ``run.json`` how that went."""
+    with only_writer(folder):
         try:
-            return _learn(model, env, folder, record, settings, steps, env_arguments, progress)
+            return _Learning(job, env, model, folder, record, progress).run(checkpoint)
+        except KeyboardInterrupt:
+            write_json(folder / "run.json", {**record, "status": "interrupted"})
+            raise
         except BaseException as error:
             write_json(folder / "run.json", {**record, "status": "failed", "error": f"{type(error).__name__}: {error}"})
             raise
-    finally:
-        env.close()
-        th.set_num_threads(threads)
 
 
-def _learn(
-    model: Any,
-    env: CostVecEnv,
-    folder: Path,
-    record: dict[str, Any],
-    settings: RunSettings,
-    steps: int,
-    env_arguments: Mapping[str, Any],
-    progress: Report | None,
-) -> TrainResult:
+class _Learning:
+    """One process's part of a run."""
 
-    def provenance(done: int) -> dict[str, Any]:
-        multipliers = getattr(model, "multipliers", None)
-        return {
-            "solver": record["solver"],
-            "label": record["label"],
-            "env": record["env"],
-            "env_kwargs": record["env_kwargs"],
-            "cost": record["cost"],
-            "seed": record["seed"],
-            "steps": done,
-            "train_budgets": record["train_budgets"],
-            "multipliers": None
-            if multipliers is None
-            else dict(zip(env.constraints.names, np.asarray(multipliers).tolist(), strict=True)),
-            "versions": record["versions"],
-        }
+    def __init__(
+        self, job: Job, env: CostVecEnv, model: Any, folder: Path, record: Mapping[str, Any], progress: Report | None
+    ) -> None:
+        self.job, self.env, self.model, self.folder, self.record = job, env, model, folder, record
+        self.callbacks: list[BaseCallback] = [IterationCosts()]
+        self.checkpoints: Checkpoints | None = None
+        self.best: BestArtefact | None = None
+        self.earlier_seconds = 0.0
+        self.start = time.perf_counter()
+        settings, steps = job.settings, job.steps
+        if settings.num_checkpoints:
+            self.checkpoints = Checkpoints(
+                folder / "checkpoint",
+                max(1, -(-steps // settings.num_checkpoints)),
+                record,
+                env.constraints,
+                self.provenance,
+                self.state,
+            )
+            self.callbacks.append(self.checkpoints)
+        validations = _number_of_validations(settings, steps, env.horizon)
+        if validations >= 2:
+            self.best = BestArtefact(
+                folder / "artefact-best",
+                max(1, steps // validations),
+                settings.validation_episodes,
+                env.constraints,
+                self.provenance,
+                {"env_id": job.env_id, "env_kwargs": job.env_kwargs, "cost": job.cost},
+            )
+            self.callbacks.append(self.best)
+        if progress is not None:
+            self.callbacks.append(ProgressReporter(progress))
 
-    callbacks: list[BaseCallback] = [IterationCosts()]
-    if settings.num_checkpoints:
-        every = max(1, -(-steps // settings.num_checkpoints))
-        callbacks.append(Checkpoints(folder / "checkpoint", every, env.constraints, provenance))
-    best = None
-    validations = _number_of_validations(settings, steps, env.horizon)
-    if validations >= 2:
-        best = BestArtefact(
-            folder / "artefact-best",
-            max(1, steps // validations),
-            settings.validation_episodes,
-            env.constraints,
-            provenance,
-            env_arguments,
+    def run(self, checkpoint: Checkpoint | None) -> TrainResult:
+        model, folder = self.model, self.folder
+        done = 0 if checkpoint is None else checkpoint.steps
+        model.set_logger(open_log(folder, steps_done=done))
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        try:
+            model.learn(
+                self.job.steps - done,
+                callback=CallbackList(self.callbacks),
+                log_interval=1,
+                reset_num_timesteps=checkpoint is None,
+            )
+        finally:
+            model.logger.close()
+        save_artefact(folder / "artefact", model, self.env.constraints, self.provenance(model.num_timesteps))
+        if self.best is not None:
+            self.best.validate()
+        else:
+            with atomic_folder(folder / "artefact-best") as temporary:
+                shutil.copytree(folder / "artefact", temporary, dirs_exist_ok=True)
+        return self.finish()
+
+    def finish(self) -> TrainResult:
+        best = self.best
+        result = TrainResult(
+            self.folder, self.model.num_timesteps, self.seconds(), best.seconds if best else 0.0, self.model
         )
-        callbacks.append(best)
-    if progress is not None:
-        callbacks.append(ProgressReporter(progress))
-    start = time.perf_counter()
-    model.set_logger(configure(str(folder), ["csv", "tensorboard"]))
-    try:
-        model.learn(steps, callback=CallbackList(callbacks), log_interval=1)
-    finally:
-        model.logger.close()
-    save_artefact(folder / "artefact", model, env.constraints, provenance(model.num_timesteps))
-    if best is not None:
-        best.validate()
-    else:
-        with atomic_folder(folder / "artefact-best") as temporary:
-            shutil.copytree(folder / "artefact", temporary, dirs_exist_ok=True)
-    seconds = time.perf_counter() - start
-    result = TrainResult(folder, model.num_timesteps, seconds, best.seconds if best is not None else 0.0, model)
-    write_json(
-        folder / "run.json",
-        {
-            **record,
-            "status": "finished",
-            "result": {
-                "steps": result.steps,
-                "seconds": round(seconds, 3),
-                "validation_seconds": round(result.validation_seconds, 3),
-                "steps_per_second": round(result.steps_per_second, 1),
-                "training_costs": env.totals.to_dict(),
-                "validations": best.history if best is not None else [],
-            },
-        },
-    )
-    return result
+        outcome = {
+            "steps": result.steps,
+            "seconds": round(result.seconds, 3),
+            "validation_seconds": round(result.validation_seconds, 3),
+            "steps_per_second": round(result.steps_per_second, 1),
+            "training_costs": self.env.totals.to_dict(),
+            "validations": best.history if best else [],
+        }
+        write_json(self.folder / "run.json", {**self.record, "status": "finished", "result": outcome})
+        return result
+
+    def provenance(self, done: int) -> dict[str, Any]:
+        """What an artefact of this run says about where it comes from."""
+        multipliers = getattr(self.model, "multipliers", None)
+        by_name = (
+            None
+            if multipliers is None
+            else dict(zip(self.env.constraints.names, np.asarray(multipliers).tolist(), strict=True))
+        )
+        keys = ("solver", "label", "env", "env_kwargs", "cost", "seed", "train_budgets", "init_from", "versions")
+        return {**{key: self.record[key] for key in keys}, "steps": done, "multipliers": by_name}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs of the run beside its training."""
+        return {"best": self.best.get_state() if self.best else None, "seconds": self.seconds()}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.restore(self.model, self.checkpoints)
+        self.earlier_seconds = float(state["seconds"])
+        if self.best is not None:
+            self.best.set_state(state["best"])
+
+    def seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.start
 
 
 def _number_of_validations(settings: RunSettings, steps: int, horizon: int | None) -> int:
     """As many as ``validation_share`` of the steps pays for, at most 10; unknown lengths count as 1,000 steps."""
     return min(10, int(settings.validation_share * steps / (settings.validation_episodes * (horizon or 1000))))
-
-
-def _normalised(env: CostVecEnv, settings: RunSettings, config: Any) -> VecEnv:
-    keys = _float_keys(env.observation_space)
-    norm_obs = settings.normalize_observations and bool(keys)
-    if not norm_obs and not settings.normalize_rewards:
-        return env
-    is_dict = isinstance(env.observation_space, spaces.Dict)
-    return VecNormalize(
-        env,
-        norm_obs=norm_obs,
-        norm_reward=settings.normalize_rewards,
-        gamma=config.gamma,
-        norm_obs_keys=keys if is_dict and norm_obs else None,
-    )
-
-
-def _float_keys(space: spaces.Space[Any]) -> list[str]:
-    """Parts of an observation that running statistics make sense for: float boxes (not images, not categories)."""
-    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
-    return [k for k, s in parts.items() if isinstance(s, spaces.Box) and np.issubdtype(s.dtype, np.floating)]
-
-
-def _refuse_shifted_spaces(env: CostVecEnv) -> None:
-    """Stable-Baselines3's networks count categories from 0 and would send other actions than the env means."""
-    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
-        for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
-            if np.any(getattr(part, "start", 0)):
-                raise ConfigError(
-                    f"Discrete {what} must start at 0 for training; {env.env_id} has {part}. Shift them with "
-                    "gymnasium.wrappers.TransformObservation or TransformAction."
-                )
-
-
-def _policy_name(space: spaces.Space[Any]) -> str:
-    if isinstance(space, spaces.Dict):
-        return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
-
-
-def _import_path(target: Any) -> str | None:
-    """``package.module:name`` of a function that can be imported again, else None."""
-    if target is None or isinstance(target, str):
-        return target
-    name = getattr(target, "__qualname__", "<")
-    return None if "<" in name else f"{target.__module__}:{name}"
-
-
-def _describe_run(
-    solver: str,
-    env: CostVecEnv,
-    env_id: str | EnvFactory,
-    model: Any,
-    settings: RunSettings,
-    *,
-    seed: int,
-    steps: int,
-    env_kwargs: Mapping[str, Any],
-    cost: CostFn | str | None,
-) -> dict[str, Any]:
-    """The content of ``run.json`` before learning starts."""
-    config = asdict(model.config)
-    return {
-        "schema": SCHEMA,
-        "status": "running",
-        "command": shlex.join(["saferl", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("saferl", "__main__") else None,
-        "solver": solver,
-        "label": LABELS.get(solver, solver),
-        "env": env_id if isinstance(env_id, str) else _import_path(env_id),
-        "env_kwargs": dict(env_kwargs),
-        "cost": _import_path(cost),
-        "seed": seed,
-        "steps": steps,
-        "constraints": env.constraints.to_list(),
-        "train_budgets": {c.name: c.budget for c in model.constraints},
-        "discounts": {
-            "actor_and_reward_critic": config["gamma"],
-            "cost_critic": config.get("cost_gamma"),
-            "dual": {c.name: c.gamma for c in model.constraints} if "multiplier_lr" in config else None,
-        },
-        "config": config,
-        "settings": asdict(settings),
-        "versions": versions(),
-        "machine": {
-            "platform": platform.platform(),
-            "cores": len(os.sched_getaffinity(0)),
-            "torch_threads": th.get_num_threads(),
-            "device": str(model.device),
-        },
-    }

@@ -28,9 +28,9 @@ class RunSettings:
     log_std_init: float = -0.5
     """First logarithm of the standard deviation of Gaussian actions."""
     num_checkpoints: int = 10
-    """Checkpoints over the run, evenly spaced; the last two are kept. 0: none."""
+    """Checkpoints over the run, evenly spaced, from which a cut run resumes; the last two are kept. 0: none."""
     validation_episodes: int = 16
-    """Episodes per validation that chooses ``artefact-best``, on seeds of their own."""
+    """Episodes per validation that chooses ``artefact-best``, on seeds of their own; >= 2."""
     validation_share: float = 0.1
     """Largest share of the training steps spent on validation; 0 turns it off and the last iterate counts as best."""
     torch_threads: int = 0
@@ -38,9 +38,10 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("num_envs", "validation_episodes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"RunSettings.{name} must be at least 1; got {getattr(self, name)}.")
+        # A bound of a mean needs at least two episodes.
+        for name, least in (("num_envs", 1), ("validation_episodes", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"RunSettings.{name} must be at least {least}; got {getattr(self, name)}.")
         for name in ("num_checkpoints", "torch_threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"RunSettings.{name} must be at least 0; got {getattr(self, name)}.")

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from saferl.errors import ArtefactError, ConfigError, CostError, RunFolderError,
 from saferl.evaluation import EVALUATION_SEED, VALIDATION_SEED, EpisodeRecord, Evaluation
 from saferl.solvers import PPOLag, UnconstrainedPPO
 from saferl.training import RunSettings, callbacks, train
+from saferl.trees import read_tree
 
 CONSTRAINTS = ConstraintSet(
     [Constraint("cost", 3.0, max_step_cost=1.0), Constraint("heat", 2.0, kind="discounted", gamma=0.9)]
@@ -182,11 +183,20 @@ def test_the_seed_decides_even_where_the_env_has_no_randomness(tmp_path):
     assert weights(runs[0]) != weights(runs[1])
 
 
-def test_validation_and_checkpoints_do_not_change_what_is_learned(tmp_path):
-    quiet = RunSettings(num_envs=2, validation_share=0.0, num_checkpoints=0, net_arch=(16,))
+def test_validation_does_not_change_what_is_learned(tmp_path):
+    quiet = replace(SETTINGS, validation_share=0.0)
     with_all, without = small_run(tmp_path / "a"), small_run(tmp_path / "b", settings=quiet)
     assert run_json(with_all.folder)["result"]["validations"]
     assert weights(with_all.folder) == weights(without.folder)
+
+
+def test_checkpoints_do_not_change_what_is_learned_where_environments_have_a_state(tmp_path):
+    hopper = {"env": "SafetyHopperVelocity-v1", "train_budgets": None, "env_kwargs": {"max_episode_steps": 20}}
+    quiet = replace(SETTINGS, validation_share=0.0)
+    many = small_run(tmp_path / "a", settings=quiet, **hopper)
+    none = small_run(tmp_path / "b", settings=replace(quiet, num_checkpoints=0), **hopper)
+    assert (many.folder / "checkpoint").is_dir()
+    assert weights(many.folder) == weights(none.folder)
 
 
 def test_without_validation_the_last_iterate_counts_as_best(tmp_path):
@@ -206,10 +216,10 @@ def test_the_newest_two_checkpoints_are_kept_and_can_be_loaded(finished):
         policy = saferl.load(folder)
         assert policy.provenance["steps"] == steps
         assert policy.constraints == CONSTRAINTS
-        state = th.load(folder / "trainer.pt", weights_only=True)
-        assert state["num_timesteps"] == steps
-        assert state["multipliers"].shape == (2,)
-        assert state["optimizer"]["state"]
+        state = read_tree(folder, "state")["training"]
+        assert state["counters"]["num_timesteps"] == steps
+        assert state["extra"]["dual"]["values"].shape == (2,)
+        assert state["optimizer"]["state"]["0"]["exp_avg"].any()
     assert weights(folders[0]) != weights(folders[1]) != weights(finished.folder)
 
 
@@ -273,13 +283,13 @@ def test_an_env_that_fails_in_the_middle_leaves_a_failed_run_with_its_checkpoint
     assert len(log_of(out)) == 4
 
 
-def test_an_interrupted_run_is_marked_as_failed(tmp_path):
+def test_an_interrupted_run_is_marked_as_such(tmp_path):
     def interrupt(done, latest):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         small_run(tmp_path / "run", progress=interrupt)
-    assert run_json(tmp_path / "run")["status"] == "failed"
+    assert run_json(tmp_path / "run")["status"] == "interrupted"
 
 
 def test_progress_is_reported_once_per_rollout_with_recent_means(tmp_path):
@@ -364,7 +374,7 @@ def test_training_validation_and_evaluation_use_seeds_of_their_own(tmp_path):
     small_run(tmp_path / "run")
     given = [seed for seed in Toy.seeds if seed is not None]
     training = {seed for seed in given if seed < EVALUATION_SEED}
-    assert len(training) == 2
+    assert len(training) == 2 + 3 * 2  # this environment has no state: it is reset at each of three checkpoints
     assert set(given) - training == {VALIDATION_SEED, VALIDATION_SEED + 1}
 
 

@@ -62,7 +62,7 @@ def test_a_key_given_twice_is_refused():
     ("name", "value", "message"),
     [
         ("num_envs", 0, "at least 1; got 0"),
-        ("validation_episodes", 0, "at least 1; got 0"),
+        ("validation_episodes", 1, "at least 2; got 1"),
         ("num_checkpoints", -1, "at least 0; got -1"),
         ("torch_threads", -1, "at least 0; got -1"),
         ("validation_share", -0.1, r"in \[0, 1\]; got -0.1"),
