@@ -20,6 +20,14 @@ from saferl.storage import sha256
 from saferl.training import resume, train
 
 _POLL_S = 0.0005
+_PRELOADED = [
+    "saferl.bench.resume",
+    "saferl.solvers.ppo_lag",
+    "saferl.envs.velocity",
+    "gymnasium.envs.mujoco",
+    "torch.utils.tensorboard",
+    "torch._dynamo",  # which an optimiser imports at its first step
+]
 
 
 def bench_resume(
@@ -52,7 +60,7 @@ def bench_resume(
         raise ConfigError(f"The number of kills must be at least 1; got {kills}.")
     context = multiprocessing.get_context("forkserver")
     # Trials then start in no time: the server has imported everything that they need.
-    context.set_forkserver_preload(["saferl.bench.resume", "stable_baselines3", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(_PRELOADED)
     arguments = {"solver": solver, "env_id": env_id, **train_arguments}
     rng = np.random.default_rng(kill_seed)
     trials: list[dict[str, Any]] = []
