@@ -52,11 +52,16 @@ def from_mapping(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 
 
 def from_assignments(cls: type[ConfigT], assignments: list[str], base: Mapping[str, Any] | None = None) -> ConfigT:
-    """Build a config from ``KEY=VALUE`` strings (``--set``), on top of the values of ``base``.
+    """Build a config from ``KEY=VALUE`` strings (``--set``), on top of the values of ``base``."""
+    return from_mapping(cls, {**(base or {}), **parse_assignments(assignments)})
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` strings as a mapping.
 
     Values are read as JSON where that is possible (``0.1``, ``true``, ``[64, 64]``, ``null``), else as text.
     """
-    values = dict(base or {})
+    values: dict[str, Any] = {}
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign:
@@ -65,7 +70,7 @@ def from_assignments(cls: type[ConfigT], assignments: list[str], base: Mapping[s
             values[key.strip()] = json.loads(text)
         except json.JSONDecodeError:
             values[key.strip()] = text
-    return from_mapping(cls, values)
+    return values
 
 
 def describe(cls: type[Any]) -> list[Option]:
@@ -144,6 +149,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return float(value)
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif origin is dict:
+        if isinstance(value, dict):
             return value
     elif hint is type(None):
         if value is None:

@@ -25,6 +25,11 @@ def print_error(message: str) -> None:
     stderr.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
+def print_warning(message: str) -> None:
+    """One line on stderr that is not an error."""
+    stderr.print(f"[yellow]Note:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
 def print_json(data: Any) -> None:
     """One JSON document on stdout."""
     stdout.file.write(json.dumps(data, indent=2, allow_nan=False) + "\n")

@@ -6,9 +6,7 @@ same seeds, and writes one report. Nothing here is special: it calls ``train``, 
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +15,7 @@ import typer
 
 from saferl.cli.app import app
 from saferl.cli.console import print_json, print_summaries, progress_bar, say, stderr
+from saferl.cli.side_by_side import train_side_by_side
 from saferl.storage import prepare_output
 
 ENV = "SafetyHalfCheetahVelocity-v1"
@@ -60,7 +59,19 @@ def quickstart(
         f"{ENV}: run fast, but below 3.2 m/s. A step above costs 1; the budget is 25 per episode of 1,000 steps."
     )
     with progress_bar() as bar:
-        _train_side_by_side(out, steps, seed, bar)
+        jobs = {
+            f"train {agent.solver}": {
+                "solver": agent.solver,
+                "env_id": ENV,
+                "steps": steps,
+                "out": str(out / agent.solver),
+                "seed": seed,
+                "train_budgets": agent.train_budgets,
+                "options": agent.options,
+            }
+            for agent in AGENTS
+        }
+        train_side_by_side(jobs, bar, workers=len(AGENTS))
         policies: dict[str, tuple[Any, str | None]] = {
             "random": (RandomPolicy(make(ENV).action_space), "random"),
             **{agent.solver: (str(out / agent.solver), None) for agent in AGENTS},
@@ -89,38 +100,3 @@ def quickstart(
         return
     print_summaries([e.summary for e in evaluations])
     say(f"Report: {path} (open it in a browser). {seconds:.0f} s in all.")
-
-
-def _train_side_by_side(out: Path, steps: int, seed: int, bar: Any) -> None:
-    """Train every agent in a process of its own, with their progress in one bar each."""
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        tasks = {a.solver: bar.add_task(f"train {a.solver}", total=steps, note="") for a in AGENTS}
-        with ProcessPoolExecutor(len(AGENTS), mp_context=context) as pool:
-            futures: set[Future[None]] = {
-                pool.submit(_train_one, agent, str(out / agent.solver), steps, seed, queue) for agent in AGENTS
-            }
-            while futures:
-                done, futures = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
-                while not queue.empty():
-                    solver, count, latest = queue.get()
-                    note = "  ".join(f"{key} {value:.0f}" for key, value in latest.items())
-                    bar.update(tasks[solver], completed=min(count, steps), note=note)
-                for future in done:
-                    future.result()
-
-
-def _train_one(agent: Agent, out: str, steps: int, seed: int, queue: Any) -> None:
-    from saferl.training import train
-
-    train(
-        agent.solver,
-        ENV,
-        steps=steps,
-        out=out,
-        seed=seed,
-        train_budgets=agent.train_budgets,
-        options=agent.options,
-        progress=lambda count, latest: queue.put((agent.solver, count, latest)),
-    )

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import parse_budgets, print_json, progress_bar, say
+from saferl.cli.console import parse_budgets, print_json, print_warning, progress_bar, say
+from saferl.errors import ConfigError, RunFolderError
+
+_STEPS = 1_000_000
 
 
 @app.command(epilog="Example: saferl train ppo_lag SafetyPointGoal1-v0 --steps 200000 --budget cost=25 --out runs/goal")
 def train(
-    solver: Annotated[str, typer.Argument(help="Name of a solver; see 'saferl list solvers'.")],
-    env: Annotated[str, typer.Argument(help="An env id, package.module:factory, or module:EnvId.")],
-    steps: Annotated[int, typer.Option(help="Environment steps, over all environments.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(help="Seed of everything random in the run.")] = 0,
+    solver: Annotated[str | None, typer.Argument(help="Name of a solver; see 'saferl list solvers'.")] = None,
+    env: Annotated[str | None, typer.Argument(help="An env id, package.module:factory, or module:EnvId.")] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Environment steps, over all environments. [{_STEPS}]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random in the run. [0]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="0-4 or 0,5,10: one run per seed, in OUT/seed-N.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at a time with --seeds. Default: as many as cores if an env needs one.")
+    ] = None,
     num_envs: Annotated[int | None, typer.Option(help="Environments stepped together.")] = None,
     budget: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE: what must hold (repeatable). Default: the env's own.")
@@ -31,51 +41,170 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE: an option; see 'saferl list options SOLVER'.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda, cuda:1. [auto]")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Artefact or run folder whose policy and normaliser to start from.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with any of these; options of the command line override it.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="New run folder. Default: runs/SOLVER-ENV-SEED.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder; it needs nothing else.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a policy under cost budgets and write a run folder."""
-    from dataclasses import asdict
+    """Train a policy under cost budgets and write a run folder; or resume one that was cut."""
+    from saferl.training.config_file import TrainConfig, read_config
 
+    request = read_config(config) if config is not None else TrainConfig()
+    if seeds is not None and seed is not None:
+        raise ConfigError("Give --seed or --seeds, not both.")
+    given: dict[str, Any] = {
+        "solver": solver,
+        "env": env,
+        "steps": steps,
+        "seed": seed,
+        "seeds": seeds,
+        "device": device,
+        "cost": cost,
+        "init_from": None if init_from is None else str(init_from),
+        "out": None if out is None else str(out),
+        "budgets": parse_budgets(budget),
+        "train_budgets": parse_budgets(train_budget, "--train-budget"),
+    }
+    if seed is not None or seeds is not None:
+        request = replace(request, seed=None, seeds=None)
+    request = replace(request, **{key: value for key, value in given.items() if value is not None})
+    assignments = list(set_ or []) + ([f"num_envs={num_envs}"] if num_envs is not None else [])
+    if resume is not None:
+        results = _resume(resume, request, assignments)
+    elif request.solver is None or request.env is None:
+        raise ConfigError("A training needs a solver and an environment: saferl train SOLVER ENV, or --resume DIR.")
+    elif request.seeds is not None:
+        results = _train_seeds(request, assignments, jobs)
+    else:
+        results = [_train_one(request, assignments)]
+    if as_json:
+        print_json(results if request.seeds is not None or len(results) != 1 else results[0])
+        return
+    for result in results:
+        say(f"Trained {result['steps']:,} steps at {result['steps_per_second']:,.0f} steps/s into {result['folder']}")
+    folders = [result["folder"] for result in results]
+    if len(folders) == 1:
+        say(f"Next: {shlex.join(['saferl', 'eval', *folders])}")
+    else:
+        say(f"Next: evaluate each ({shlex.join(['saferl', 'eval', folders[0]])}), then saferl report with all of them")
+
+
+def _arguments(request: Any, assignments: list[str]) -> dict[str, Any]:
+    """The arguments of :func:`saferl.train` that seeds have in common."""
     from saferl.solvers import SOLVERS
-    from saferl.training import train as run_training
     from saferl.training.settings import split_assignments
 
-    assignments = list(set_ or []) + ([f"num_envs={num_envs}"] if num_envs is not None else [])
-    config, settings = split_assignments(assignments, SOLVERS.load(solver).config_class)
-    folder = out or _free_name(Path("runs") / f"{solver}-{env.replace(':', '.').replace('/', '.')}-{seed}")
+    options, settings = split_assignments(assignments, SOLVERS.load(request.solver).config_class, request.options)
+    return {
+        "solver": request.solver,
+        "env_id": request.env,
+        "steps": _STEPS if request.steps is None else request.steps,
+        "budgets": request.budgets or None,
+        "train_budgets": request.train_budgets or None,
+        "cost": request.cost,
+        "env_kwargs": request.env_kwargs,
+        "options": asdict(options),
+        "settings": settings,
+        "device": request.device or "auto",
+        "init_from": request.init_from,
+    }
+
+
+def _default_out(request: Any) -> Path:
+    return Path("runs") / f"{request.solver}-{request.env.replace(':', '.').replace('/', '.')}"
+
+
+def _train_one(request: Any, assignments: list[str]) -> dict[str, Any]:
+    from saferl.cli.side_by_side import outcome
+    from saferl.training import train as run_training
+
+    seed = request.seed or 0
+    arguments = _arguments(request, assignments)
+    default = _default_out(request)
+    out = Path(request.out) if request.out else _free_name(default.with_name(f"{default.name}-{seed}"))
     with progress_bar() as bar:
-        task = bar.add_task(f"{solver} on {env}", total=steps, note="")
+        report = bar_reporter(bar, f"{request.solver} on {request.env}", arguments["steps"])
+        try:
+            return outcome(run_training(**arguments, seed=seed, out=out, progress=report))
+        except KeyboardInterrupt:
+            print_warning(f"Interrupted. Go on with: {shlex.join(['saferl', 'train', '--resume', str(out)])}")
+            raise
 
-        def report(done: int, latest: dict[str, float]) -> None:
-            note = "  ".join(f"{key} {value:.1f}" for key, value in latest.items())
-            bar.update(task, completed=min(done, steps), note=note)
 
-        result = run_training(
-            solver,
-            env,
-            steps=steps,
-            out=folder,
-            seed=seed,
-            budgets=parse_budgets(budget),
-            train_budgets=parse_budgets(train_budget, "--train-budget"),
-            cost=cost,
-            options=asdict(config),
-            settings=settings,
-            progress=report,
-        )
-    if as_json:
-        print_json(
-            {
-                "folder": str(result.folder),
-                "steps": result.steps,
-                "seconds": round(result.seconds, 3),
-                "steps_per_second": round(result.steps_per_second, 1),
-            }
-        )
-    else:
-        say(f"Trained {result.steps:,} steps at {result.steps_per_second:,.0f} steps/s into {result.folder}")
-        say(f"Next: {shlex.join(['saferl', 'eval', str(result.folder)])}")
+def _train_seeds(request: Any, assignments: list[str], jobs: int | None) -> list[dict[str, Any]]:
+    from saferl.cli.side_by_side import train_side_by_side
+    from saferl.envs.core import find_spec
+    from saferl.storage import prepare_output
+    from saferl.training.config_file import parse_seeds
+
+    seeds = parse_seeds(request.seeds)
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1; got {jobs}.")
+    arguments = _arguments(request, assignments)
+    out = Path(request.out) if request.out else _free_name(_default_out(request))
+    prepare_output(out, what="the training runs")
+    spec = find_spec(request.env)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = jobs or (1 if spec is not None and spec.prefers_processes else cores)
+    with progress_bar() as bar:
+        runs = {f"seed {seed}": {**arguments, "seed": seed, "out": str(out / f"seed-{seed}")} for seed in seeds}
+        return list(train_side_by_side(runs, bar, workers=min(workers, len(seeds))).values())
+
+
+def _resume(folder: Path, request: Any, assignments: list[str]) -> list[dict[str, Any]]:
+    """Resume a run, or every run below a folder of ``--seeds``."""
+    from saferl.cli.side_by_side import outcome
+    from saferl.solvers import SOLVERS
+    from saferl.training import resume as resume_training
+    from saferl.training.resume import read_run
+    from saferl.training.settings import read_assignments
+
+    if request.out is not None or request.init_from is not None or request.seeds is not None:
+        raise ConfigError("--resume goes on in the folder that it names; leave --out, --init-from and --seeds out.")
+    folders = [folder]
+    if not (folder / "run.json").exists():
+        folders = sorted(path.parent for path in folder.glob("seed-*/run.json"))
+        if not folders:
+            raise RunFolderError(f"--resume needs a run folder, or one of --seeds; {folder} holds no run.json.")
+    results = []
+    for path in folders:
+        record = read_run(path)
+        expected = {
+            key: getattr(request, key)
+            for key in ("solver", "env", "steps", "seed", "device", "cost", "budgets", "train_budgets", "env_kwargs")
+            if getattr(request, key) not in (None, {})
+        }
+        expected |= request.options | read_assignments(assignments, SOLVERS.load(record["solver"]).config_class)
+        with progress_bar() as bar, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            report = bar_reporter(bar, f"resume {path}", record["steps"])
+            result = resume_training(path, expected=expected, progress=report)
+        for warning in caught:
+            if issubclass(warning.category, UserWarning):
+                print_warning(str(warning.message))
+        if result.model is None:
+            print_warning(f"{path} was finished already and is as it was.")
+        results.append(outcome(result))
+    return results
+
+
+def bar_reporter(bar: Any, title: str, steps: int) -> Any:
+    """A ``progress`` function that moves a bar."""
+    task = bar.add_task(title, total=steps, note="")
+
+    def report(done: int, latest: dict[str, float]) -> None:
+        note = "  ".join(f"{key} {value:.1f}" for key, value in latest.items())
+        bar.update(task, completed=min(done, steps), note=note)
+
+    return report
 
 
 def _free_name(path: Path) -> Path:

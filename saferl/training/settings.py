@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from saferl.config import from_assignments
+from saferl.config import from_mapping, parse_assignments
 from saferl.errors import ConfigError, UnknownNameError
 
 
@@ -51,24 +52,48 @@ class RunSettings:
             raise ConfigError(f"RunSettings.validation_share must be in [0, 1]; got {self.validation_share}.")
 
 
-def split_assignments(assignments: list[str], config_class: type[Any]) -> tuple[Any, RunSettings]:
-    """Sort ``KEY=VALUE`` strings into a solver's config and the run's settings.
+def split_assignments(
+    assignments: list[str], config_class: type[Any], base: Mapping[str, Any] | None = None
+) -> tuple[Any, RunSettings]:
+    """Sort ``KEY=VALUE`` strings, on top of the values of ``base``, into a solver's config and the run's settings.
 
     Raises:
         UnknownNameError: a key of neither.
         ConfigError: a value of the wrong type, a key given twice, or a text without ``=``.
     """
-    run_names = {field.name for field in fields(RunSettings)}
-    solver_names = {field.name for field in fields(config_class)}
+    run_names, solver_names = _names(RunSettings), _names(config_class)
+    values = dict(base or {}) | read_assignments(assignments, config_class)
+    for key in values:
+        _require_known(key, run_names | solver_names)
+    return (
+        from_mapping(config_class, {k: v for k, v in values.items() if k not in run_names}),
+        from_mapping(RunSettings, {k: v for k, v in values.items() if k in run_names}),
+    )
+
+
+def read_assignments(assignments: list[str], config_class: type[Any]) -> dict[str, Any]:
+    """The values of ``KEY=VALUE`` strings whose keys a solver's config or the run's settings have.
+
+    Raises:
+        UnknownNameError: a key of neither.
+        ConfigError: a key given twice, or a text without ``=``.
+    """
     seen: dict[str, str] = {}
     for assignment in assignments:
         key, sign, _ = assignment.partition("=")
         key = key.strip()
-        if sign and key not in run_names | solver_names:
-            raise UnknownNameError("option", key, run_names | solver_names)
+        if sign:
+            _require_known(key, _names(RunSettings) | _names(config_class))
         if sign and key in seen:
             raise ConfigError(f"The option {key!r} must be given once; got {seen[key]!r} and {assignment!r}.")
         seen[key] = assignment
-    chosen_run = [a for a in assignments if a.partition("=")[0].strip() in run_names]
-    chosen_solver = [a for a in assignments if a.partition("=")[0].strip() not in run_names]
-    return from_assignments(config_class, chosen_solver), from_assignments(RunSettings, chosen_run)
+    return parse_assignments(assignments)
+
+
+def _names(config_class: type[Any]) -> set[str]:
+    return {field.name for field in fields(config_class)}
+
+
+def _require_known(key: str, names: set[str]) -> None:
+    if key not in names:
+        raise UnknownNameError("option", key, names)

@@ -154,7 +154,7 @@ def test_the_version_is_printed():
 USAGE_ERRORS = {
     "unknown command": (["trian"], "No such command 'trian'"),
     "unknown option": (["train", "ppo_lag", VELOCITY, "--stepps", "5"], "No such option.*--stepps"),
-    "missing argument": (["train", "ppo_lag"], "Missing argument 'env'"),
+    "missing argument": (["train", "ppo_lag"], "needs a solver and an environment"),
     "text for a number": (["train", "ppo_lag", VELOCITY, "--steps", "many"], "Invalid value for '--steps'"),
     "no steps": (["train", "ppo_lag", VELOCITY, "--steps", "0"], "steps must be at least 1; got 0"),
     "no envs": (["train", "ppo_lag", VELOCITY, "--num-envs", "0"], "num_envs must be at least 1; got 0"),
