@@ -1,10 +1,11 @@
 """The environments that saferl knows by name, as data: reading it needs neither gymnasium nor a simulator.
 
-The budgets are those of the published benchmarks: an expected cost of at most 25 per episode. A navigation task is one
-call of :func:`_navigation`; its factory finds the horizon and the costs to report here.
+The budgets are those of the published benchmarks: an expected cost of at most 25 per episode.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from saferl.constraints import Constraint, ConstraintSet
 from saferl.envs.spec import EnvSpec
@@ -49,26 +50,65 @@ def _velocity(task: str, *, limit: str, is_fixed_horizon: bool = False) -> EnvSp
     )
 
 
+_NAVIGATION_COSTS: dict[str, tuple[str, ...]] = {
+    "Goal0": (),
+    "Goal1": ("hazards",),
+    "Goal2": ("hazards", "vases_contact", "vases_velocity"),
+    "Push0": (),
+    "Push1": ("hazards",),
+    "Push2": ("hazards", "pillars"),
+    "Button0": (),
+    "Button1": ("buttons", "hazards", "gremlins"),
+    "Button2": ("buttons", "hazards", "gremlins"),
+    "Circle0": (),
+    "Circle1": ("out_of_boundary",),
+    "Circle2": ("out_of_boundary",),
+    "Run0": ("out_of_boundary",),
+}
+"""The costs of each task beside ``cost``."""
+_WHAT = {
+    "Goal": "drives to goals",
+    "Push": "pushes a box to a goal",
+    "Button": "presses the lit button",
+    "Circle": "circles fast",
+    "Run": "runs straight ahead",
+}
+_COSTS = {
+    "hazards": "being inside a hazard",
+    "vases_contact": "touching a vase",
+    "vases_velocity": "moving a vase",
+    "pillars": "touching a pillar",
+    "buttons": "pressing a wrong button",
+    "gremlins": "touching a gremlin",
+    "out_of_boundary": "being beyond a wall",
+}
+_AGENTS = ("Point", "Car", "Doggo", "Racecar", "Ant")
+
+
+def _navigation_specs() -> Iterator[EnvSpec]:
+    for agent in _AGENTS:
+        for task, costs in _NAVIGATION_COSTS.items():
+            reasons = ", ".join(_COSTS[name] for name in costs)
+            yield _navigation(
+                f"Safety{agent}{task}-v0",
+                *costs,
+                horizon=500 if task.startswith(("Circle", "Run")) else 1000,
+                # An ant that falls on its back has ended its task. The package also ends an episode early when 10,000
+                # draws find no free place for the next goal. At least 8 % of the area was free in each of 3,000 random
+                # layouts of PointGoal1, so that hardly happens; such an episode is truncated.
+                is_fixed_horizon=agent != "Ant",
+                summary=f"{agent} {_WHAT[task[:-1]]}; "
+                + (f"a step costs 1 for {reasons}." if costs else "nothing costs anything."),
+            )
+
+
 SPECS: tuple[EnvSpec, ...] = (
-    # The package ends an episode early when 10,000 draws find no free place for the next goal. At least 8 % of the area
-    # was free in each of 3,000 random layouts, so that does not happen.
-    _navigation(
-        "SafetyPointGoal1-v0",
-        "hazards",
-        horizon=1000,
-        summary="A point robot drives to goals; a step inside a hazard costs 1.",
-    ),
-    _navigation(
-        "SafetyPointCircle1-v0",
-        "out_of_boundary",
-        horizon=500,
-        summary="A point robot circles; a step beyond two walls costs 1.",
-    ),
     _velocity("HalfCheetah", limit="its x velocity exceeds 3.2096", is_fixed_horizon=True),
     _velocity("Hopper", limit="its x velocity exceeds 0.7402"),
     _velocity("Walker2d", limit="its x velocity exceeds 2.3415"),
     _velocity("Ant", limit="its horizontal speed exceeds 2.6222"),
     _velocity("Swimmer", limit="its x velocity exceeds 0.2282", is_fixed_horizon=True),
     _velocity("Humanoid", limit="its horizontal speed exceeds 1.4149"),
+    *_navigation_specs(),
 )
 """One entry per environment id."""

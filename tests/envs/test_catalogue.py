@@ -13,6 +13,7 @@ from saferl.registry import load_object
 
 BY_ID = {spec.id: spec for spec in SPECS}
 NAVIGATION = [spec for spec in SPECS if "safety-gymnasium" in spec.requires]
+FIXED_NAVIGATION = ["SafetyPointGoal1-v0", "SafetyCarCircle1-v0", "SafetyDoggoRun0-v0", "SafetyRacecarPush0-v0"]
 VELOCITY = [spec for spec in SPECS if spec not in NAVIGATION]
 
 
@@ -61,8 +62,14 @@ def test_the_env_reports_exactly_the_declared_costs_at_every_step(spec):
             env.reset()
 
 
-@each([spec for spec in SPECS if spec.is_fixed_horizon])
+@each(NAVIGATION)
+def test_a_navigation_task_has_the_horizon_of_the_package(spec):
+    assert build(spec).unwrapped._builder.task.num_steps == spec.horizon
+
+
+@each([spec for spec in VELOCITY if spec.is_fixed_horizon] + [BY_ID[i] for i in FIXED_NAVIGATION])
 def test_an_env_of_fixed_horizon_ends_at_its_horizon_by_truncation(spec):
+    assert spec.is_fixed_horizon
     env = build(spec)
     env.action_space.seed(1)
     env.reset(seed=1)

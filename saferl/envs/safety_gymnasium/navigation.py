@@ -7,6 +7,8 @@ Layouts, dynamics, observations, rewards and costs are computed by the package (
   own generator. The package continues an unseeded one, and draws from numpy's global state when it is made.
 - An episode that ends because no place for the next goal was found is truncated: the agent did not end it.
 - A diverged simulation is an error.
+- ``buttons`` costs 0 while the buttons rest after a press: the package leaves it out of those steps.
+- ``info["margins"]`` says how far constraints are from being broken (:mod:`saferl.envs.safety_gymnasium.margins`).
 - Textures are decoded only if the env can render.
 """
 
@@ -22,8 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from saferl.envs.safety_gymnasium import compat
+from saferl.envs.safety_gymnasium.margins import margins_of
+from saferl.envs.safety_gymnasium.snapshot import get_builder_state, set_builder_state
+from saferl.envs.state import State, generator_state, new_generator
 from saferl.envs.velocity import require_valid_simulation
-from saferl.errors import ConfigError, UnknownNameError, UsageError
+from saferl.errors import ConfigError, EnvContractError, UnknownNameError, UsageError
 
 Array = npt.NDArray[np.float64]
 
@@ -69,8 +74,8 @@ def make_navigation(
 class NavigationEnv(gymnasium.Env[Array, Array]):
     """One navigation task.
 
-    ``info`` of every step holds ``costs`` (``cost``, which is 1 if any part is, and each part by name), ``cost`` and
-    ``goal_met``.
+    ``info`` of every step holds ``costs`` (``cost``, which is 1 if any part is, and each part by name), ``cost``,
+    ``margins`` and ``goal_met``.
 
     Example:
         >>> env = NavigationEnv("SafetyPointGoal1-v0")
@@ -78,6 +83,8 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         >>> obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
         >>> info["costs"]
         {'cost': 0.0, 'hazards': 0.0}
+        >>> sorted(info["margins"])
+        ['cost', 'hazards']
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
@@ -106,16 +113,22 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         if max_episode_steps is not None:
             self._builder.task.num_steps = max_episode_steps
         self._cost_keys: dict[str, str] = {}  # by name; complete after a reset
+        self._layout_seed: int | None = None
         self.observation_space = self._builder.observation_space
         self.action_space = self._builder.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Build a new layout; with ``seed``, the one that the seed determines, and all later ones too."""
         super().reset(seed=seed, options=options)
-        layout_seed = seed if seed is not None and seed < _SEEDS else int(self.np_random.integers(_SEEDS))
-        obs, _ = self._builder.reset(seed=layout_seed)
+        return self._build_layout(
+            seed if seed is not None and seed < _SEEDS else int(self.np_random.integers(_SEEDS))
+        ), {}
+
+    def _build_layout(self, layout_seed: int) -> Array:
+        obs: Array = self._builder.reset(seed=layout_seed)[0]
+        self._layout_seed = layout_seed
         self._cost_keys = {key.removeprefix("cost_"): key for key in self._builder.cost if key != "cost_sum"}
-        return obs, {}
+        return obs
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Move for one control step.
@@ -126,6 +139,7 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         builder = self._builder
         if builder.done:
             raise gymnasium.error.ResetNeeded(f"{self.env_id}: the episode is over or has not begun; call reset first.")
+        buttons_rest = hasattr(builder.task, "buttons") and builder.task.buttons.timer > 0
         try:
             obs, reward, _, terminated, truncated, package_info = builder.step(np.asarray(action, dtype=np.float64))
         except Exception:
@@ -134,13 +148,43 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
             raise
         require_valid_simulation(builder.task.data, self.env_id)
         costs = {"cost": float(package_info["cost_sum"])}
-        # A part that the package leaves out stays out: whoever constrains it gets an error, never a zero.
-        costs.update({name: float(package_info[key]) for name, key in self._cost_keys.items() if key in package_info})
+        for name, key in self._cost_keys.items():
+            if key in package_info:
+                costs[name] = float(package_info[key])
+            elif name == "buttons" and buttons_rest:
+                costs[name] = 0.0
+            # Any other part that is left out stays out: whoever constrains it gets an error, never a zero.
         goal_met = bool(package_info.get("goal_met", False))
         if terminated and goal_met and builder.task.mechanism_conf.continue_goal and builder.task.agent.is_alive():
             terminated, truncated = False, True
-        info = {"cost": costs["cost"], "costs": costs, "goal_met": goal_met}
+        margins = margins_of(builder.task, costs)
+        info = {"cost": costs["cost"], "costs": costs, "margins": margins, "goal_met": goal_met}
         return obs, float(reward), bool(terminated), bool(truncated), info
+
+    def get_state(self) -> State:
+        """Everything that decides how the env goes on, in this env or in another one of the same id and time limit."""
+        return {
+            "env_id": self.env_id,
+            "layout_seed": self._layout_seed,
+            "world": None if self._layout_seed is None else get_builder_state(self._builder),
+            "generator": None if self._np_random is None else generator_state(self._np_random),
+            "generator_seed": self._np_random_seed,
+        }
+
+    def set_state(self, state: State) -> None:
+        """Go on from :meth:`get_state`.
+
+        Raises:
+            EnvContractError: the state is of another task.
+        """
+        if state["env_id"] != self.env_id:
+            raise EnvContractError(f"The state must be of {self.env_id}; got one of {state['env_id']}.")
+        if state["layout_seed"] is None:
+            raise EnvContractError(f"{self.env_id}: the state must be taken after a reset; got one of before.")
+        self._build_layout(state["layout_seed"])
+        set_builder_state(self._builder, state["world"])
+        self._np_random = None if state["generator"] is None else new_generator(state["generator"])
+        self._np_random_seed = state["generator_seed"]
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """An RGB image of the current state, shape (height, width, 3); None without a render mode.
@@ -196,10 +240,18 @@ def _build(env_id: str, *, keeps_textures: bool) -> Any:
         # Both are harmless: index arrays of one element, and a float32 bound compared with float64's largest number.
         warnings.filterwarnings("ignore", message="Conversion of an array with ndim > 0", category=DeprecationWarning)
         builder = SeededBuilder(env_id, {"agent_name": known[env_id]})
+    _hand_angles_over_as_scalars(builder.task.agent)
     # A world made beforehand also spares the first reset one of its two compilations.
     world_class = package_world if keeps_textures else BareWorld
     builder.task.world = world_class(builder.task.agent, builder.task._obstacles)
     return builder
+
+
+def _hand_angles_over_as_scalars(agent: Any) -> None:
+    """Keep numpy from warning at every joint and step: the package converts arrays of one element to floats."""
+    if agent.sensor_conf.sensors_angle_components:
+        read, angles = agent.get_sensor, frozenset(agent.sensor_info.hinge_pos_names)
+        agent.get_sensor = lambda name: read(name)[0] if name in angles else read(name)
 
 
 def _new_renderer(model: mujoco.MjModel, *, height: int, width: int) -> mujoco.Renderer:
