@@ -56,6 +56,15 @@ def read_tree(folder: Path, name: str) -> Tree:
         ) from error
 
 
+def require_tree(tree: Tree) -> None:
+    """Return if ``tree`` can be written.
+
+    Raises:
+        TypeError: naming the part that cannot.
+    """
+    _without_arrays(tree, {}, "")
+
+
 def _without_arrays(value: Tree, arrays: dict[str, npt.NDArray[Any]], path: str) -> Any:
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):

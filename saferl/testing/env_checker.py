@@ -16,8 +16,10 @@ from saferl.constraints import ConstraintSet
 from saferl.envs.adapters import CostContract
 from saferl.envs.batch import leaf_spaces
 from saferl.envs.core import EnvFactory, make
+from saferl.envs.state import has_state
 from saferl.errors import EnvContractError, UsageError
 from saferl.testing.reports import EnvCheckReport, Finding, Problem
+from saferl.testing.state_checks import state_findings
 from saferl.testing.trace_checks import TRACE_CHECKS, Step, TraceCheck
 from saferl.testing.values import is_same, kind_of, vector_difference
 
@@ -46,7 +48,7 @@ def check_env(target: Target, *, seed: int = 0, steps: int = 200, **make_kwargs:
 
     Example:
         >>> print(check_env("SafetyHalfCheetahVelocity-v1"))
-        SafetyHalfCheetahVelocity-v1 keeps saferl's contract: 17 checks, 0 problems, 0 warnings.
+        SafetyHalfCheetahVelocity-v1 keeps saferl's contract: 18 checks, 0 problems, 0 warnings.
     """
     if steps < 1:
         raise UsageError(f"check_env needs at least one step; got steps={steps}.")
@@ -111,6 +113,7 @@ class _Inspection:
         self._run("aliasing", self._check_aliasing, needs=("mid-episode-reset",))
         self._run("time-limit", self._check_time_limit, needs=("mid-episode-reset",))
         self._run("seeding", self._check_seeding, needs=("mid-episode-reset",))
+        self._run("state", self._check_state, needs=("mid-episode-reset", "seeding"))
         if self.factory is None:
             self.skipped.append("vector-env (needs an id or a factory, to make several)")
         elif self.problems:
@@ -372,6 +375,16 @@ class _Inspection:
             runs.append(Step(title, copy.deepcopy(self._reset(start))))
             runs += [step for _, step in self._play(count)]
         return runs
+
+    def _check_state(self) -> None:
+        if self.problems:
+            raise _Skip("the env has problems")
+        if not has_state(self.env):
+            raise _Skip("no get_state and set_state: training resets it at every checkpoint")
+        factory = self.factory
+        another = None if factory is None else lambda: factory().env
+        for finding in state_findings(self.env, another, seed=self.seed, steps=min(self.steps, _SHORT)):
+            self._take(finding)
 
     def _check_vector_env(self, factory: Callable[[], CostContract]) -> None:
         found = vector_difference(factory, seed=self.seed, steps=min(self.steps, _SHORT))

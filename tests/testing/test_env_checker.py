@@ -11,6 +11,7 @@ from saferl.envs import SixTupleAdapter
 from saferl.testing import check_env
 
 LIMIT = 20
+STATELESS = "state (no get_state and set_state: training resets it at every checkpoint)"
 
 
 class Good(gymnasium.Env):
@@ -93,8 +94,10 @@ def test_our_own_envs_pass_every_check(env_id):
 
 def test_a_good_factory_passes_every_check():
     report = check_env(lambda: limited(Good))
-    assert (report.problems, report.warnings, report.skipped) == ((), (), ())
-    assert str(report) == "<lambda> keeps saferl's contract: 17 checks, 0 problems, 0 warnings."
+    assert (report.problems, report.warnings, report.skipped) == ((), (), (STATELESS,))
+    assert str(report) == (
+        f"<lambda> keeps saferl's contract: 17 checks, 0 problems, 0 warnings.\nSkipped:\n  1. {STATELESS}"
+    )
     report.raise_if_failed()
 
 
@@ -104,7 +107,7 @@ def test_a_bare_env_is_inspected_as_it_is_and_stays_open():
     report = check_env(env)
     assert report.ok
     assert report.env == "Good"
-    assert report.skipped == ("vector-env (needs an id or a factory, to make several)",)
+    assert report.skipped == (STATELESS, "vector-env (needs an id or a factory, to make several)")
 
 
 @pytest.mark.parametrize(

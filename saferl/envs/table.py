@@ -1,0 +1,69 @@
+"""The table of tasks in the documentation, made from the catalogue and the environments themselves.
+
+Write it anew with::
+
+    python -m saferl.envs.table docs/tasks.md
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from saferl.envs.catalogue import SPECS
+from saferl.envs.core import make
+from saferl.envs.spec import EnvSpec
+
+_HEAD = """# Tasks
+
+Made by `python -m saferl.envs.table docs/tasks.md`; do not edit.
+
+Every cost is 0 or 1 per step, and every budget is 25 per episode unless another one is given. Without `--budget` only
+`cost` is constrained. Costs in **bold** come with a signed margin in `info["margins"]` (> 0 where the cost occurs).
+Episodes of a task marked *fixed* never end before the horizon.
+
+| Id | Observations | Actions | Costs | Horizon | Task |
+|---|---|---|---|---|---|
+"""
+
+
+def tasks_table() -> str:
+    """The page, in Markdown."""
+    return _HEAD + "".join(f"{row_of(spec)}\n" for spec in SPECS)
+
+
+def row_of(spec: EnvSpec) -> str:
+    """One row of the table; the environment is made and takes one step."""
+    env = make(spec.id)
+    env.reset(seed=0)
+    action = np.zeros(env.action_space.shape or (), dtype=env.action_space.dtype)
+    margins = env.step(action)[-1].get("margins", {})
+    names = ", ".join(f"**`{name}`**" if name in margins else f"`{name}`" for name in spec.constraints.names)
+    horizon = f"{spec.horizon}, fixed" if spec.is_fixed_horizon else f"at most {spec.horizon}"
+    row = (
+        f"| `{spec.id}` | {_space(env.observation_space)} | {_space(env.action_space)} | {names} | {horizon} "
+        f"| {spec.summary} |"
+    )
+    env.close()
+    return row
+
+
+def _space(space: spaces.Space[Any]) -> str:
+    if not isinstance(space, spaces.Box):
+        return f"`{space}`"
+    size = " x ".join(map(str, space.shape))
+    low, high = np.unique(space.low), np.unique(space.high)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return size
+    if len(low) == len(high) == 1:
+        return f"{size} in [{low[0]:g}, {high[0]:g}]"
+    bounds = ", ".join(f"[{a:g}, {b:g}]" for a, b in zip(space.low.ravel(), space.high.ravel(), strict=True))
+    return f"{size} in {bounds}"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(tasks_table(), encoding="utf-8")
