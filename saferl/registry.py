@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -59,6 +60,15 @@ class Registry:
         if name in self._entries:
             raise UsageError(f"The {self.what} {name!r} is already registered. Choose another name.")
         self._entries[name] = Entry(name, target, summary, source)
+
+    @contextmanager
+    def temporarily(self, name: str, target: Any) -> Iterator[None]:
+        """Register ``name`` for the duration of a block."""
+        self.register(name, target)
+        try:
+            yield
+        finally:
+            del self._entries[name]
 
     def get(self, name: str) -> Entry:
         """The entry of ``name``; an unknown name is answered with "did you mean"."""

@@ -14,28 +14,42 @@ from saferl.errors import MissingExtraError
 if TYPE_CHECKING:
     from saferl.testing.env_checker import check_env
     from saferl.testing.probes import BanditProbe, LoopProbe, Optimum, bandit_probe, loop_probe
-    from saferl.testing.reports import EnvCheckReport, Problem
+    from saferl.testing.reports import EnvCheckReport, Problem, SolverCheckReport
+    from saferl.testing.route_probes import CorridorProbe, TimeLimitProbe, corridor_probe, time_limit_probe
+    from saferl.testing.solver_checker import check_solver
 
 _LAZY = {
     "BanditProbe": "saferl.testing.probes",
+    "CorridorProbe": "saferl.testing.route_probes",
     "EnvCheckReport": "saferl.testing.reports",
     "LoopProbe": "saferl.testing.probes",
     "Optimum": "saferl.testing.probes",
     "Problem": "saferl.testing.reports",
+    "SolverCheckReport": "saferl.testing.reports",
+    "TimeLimitProbe": "saferl.testing.route_probes",
     "bandit_probe": "saferl.testing.probes",
     "check_env": "saferl.testing.env_checker",
+    "check_solver": "saferl.testing.solver_checker",
+    "corridor_probe": "saferl.testing.route_probes",
     "loop_probe": "saferl.testing.probes",
+    "time_limit_probe": "saferl.testing.route_probes",
 }
 
 __all__ = [
     "BanditProbe",
+    "CorridorProbe",
     "EnvCheckReport",
     "LoopProbe",
     "Optimum",
     "Problem",
+    "SolverCheckReport",
+    "TimeLimitProbe",
     "bandit_probe",
     "check_env",
+    "check_solver",
+    "corridor_probe",
     "loop_probe",
+    "time_limit_probe",
 ]
 
 

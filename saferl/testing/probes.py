@@ -76,6 +76,14 @@ class CycleProbe(gymnasium.Env[npt.NDArray[np.float32], np.int64]):
         info = {"cost": cost, "costs": {"cost": cost}}
         return self.observations[self._state].copy(), reward, self.terminates_each_step, False, info
 
+    def get_state(self) -> dict[str, Any]:
+        """The state; there is no randomness."""
+        return {"state": self._state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`get_state`."""
+        self._state = state["state"]
+
     def exact_values(self, action_probabilities: npt.ArrayLike, gamma: float) -> tuple[FloatArray, FloatArray]:
         """Values that correct critics learn for a stationary policy.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from saferl.errors import EnvContractError
 
@@ -50,11 +50,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class EnvCheckReport:
-    """What :func:`check_env` found; ``str(report)`` is a readable list."""
+class CheckReport:
+    """What a checker found; ``str(report)`` is a readable list."""
 
-    env: str
-    """Name of the env."""
+    subject: ClassVar[str]
+    """What is checked: env, solver."""
+
+    name: str
+    """Name of what was checked."""
     problems: tuple[Problem, ...]
     """Breaches of the contract."""
     warnings: tuple[Problem, ...]
@@ -73,7 +76,7 @@ class EnvCheckReport:
         """A readable list."""
         verdict = "keeps saferl's contract" if self.ok else "breaks saferl's contract"
         counts = (_count(self.checks, "check"), _count(self.problems, "problem"), _count(self.warnings, "warning"))
-        lines = [f"{self.env} {verdict}: {', '.join(counts)}."]
+        lines = [f"{self.name} {verdict}: {', '.join(counts)}."]
         for title, items in (("Problems", self.problems), ("Warnings", self.warnings), ("Skipped", self.skipped)):
             if items:
                 lines += [f"{title}:", *(f"  {number}. {item}" for number, item in enumerate(items, start=1))]
@@ -82,7 +85,7 @@ class EnvCheckReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
-            "env": self.env,
+            self.subject: self.name,
             "ok": self.ok,
             "problems": [asdict(problem) for problem in self.problems],
             "warnings": [asdict(warning) for warning in self.warnings],
@@ -98,6 +101,28 @@ class EnvCheckReport:
         """
         if not self.ok:
             raise EnvContractError(str(self))
+
+
+class EnvCheckReport(CheckReport):
+    """What :func:`saferl.testing.check_env` found."""
+
+    subject = "env"
+
+    @property
+    def env(self) -> str:
+        """Name of the env."""
+        return self.name
+
+
+class SolverCheckReport(CheckReport):
+    """What :func:`saferl.testing.check_solver` found."""
+
+    subject = "solver"
+
+    @property
+    def solver(self) -> str:
+        """Name of the solver."""
+        return self.name
 
 
 def _count(items: Sized, noun: str) -> str:
