@@ -1,0 +1,137 @@
+"""The tutorial is run as it stands, with shorter trainings; and several constraints hold in one run, each by itself."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import saferl
+from saferl.cli import main
+from saferl.training import RunSettings
+
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "your-env.md"
+BLOCK = re.compile(r"^```(?:python file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHORTER = [
+    ("--steps 80000", "--steps 2000"),
+    ("steps=80_000", "steps=2_000"),
+    ("--episodes 500", "--episodes 16"),
+    ("--episodes 100", "--episodes 16"),
+    ("episodes=100", "episodes=16"),
+]
+
+
+def run_python(name, folder):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, name], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def run_command(words, capture):
+    """A command in this process, which spares it the imports."""
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert not stop.value.code, (words, capture.readouterr())
+
+
+def follow(folder, capture):
+    """Save or run every block of the tutorial; what was printed, by command or file."""
+    printed = {}
+    for name, block in BLOCK.findall(TUTORIAL.read_text(encoding="utf-8")):
+        text = block
+        for long, short in SHORTER:
+            text = text.replace(long, short)
+        if name:
+            (folder / name).write_text(text)
+            if name == "from_python.py":
+                printed[name] = run_python(name, folder)
+            continue
+        for line in text.strip().splitlines():
+            words = shlex.split(line)
+            assert words[0] == "saferl"
+            capture.readouterr()
+            run_command(words[1:], capture)
+            printed[line] = capture.readouterr().out
+    return printed
+
+
+def test_every_command_of_the_tutorial_works_and_leaves_what_it_says(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    printed = follow(tmp_path, capsys)
+    assert len(printed) == 10
+    checks = [text for line, text in printed.items() if line.startswith("saferl check")]
+    assert len(checks) == 2
+    assert all("keeps saferl's contract" in text for text in checks)
+    assert "off_centre" in (tmp_path / "report.html").read_text()
+    summaries = {p.parts[-4]: json.loads(p.read_text()) for p in tmp_path.glob("runs/*/evaluations/*/summary.json")}
+    assert set(summaries) == {"ppo", "ppo_lag", "cart"}
+    for name, summary in summaries.items():
+        entries = summary["constraints"]
+        assert {key: entry["budget"] for key, entry in entries.items()} == {"off_centre": 20.0, "fast": 30.0}
+        # Only the environment that tells the largest cost of a step gets valid bounds, as the tutorial says.
+        assert all((entry["bound"].startswith("betting")) == (name == "cart") for entry in entries.values())
+        assert name == "cart" or {entry["verdict"] for entry in entries.values()} == {"undecided"}
+    verdict = "'(satisfied|violated|undecided)'"
+    assert re.fullmatch(rf"\{{'off_centre': {verdict}, 'fast': {verdict}\}}\n", printed["from_python.py"])
+
+
+def drift_cost(obs, action, next_obs):
+    """Two costs that want opposite actions: pushing right costs one, pushing left the other."""
+    return {"right": float(action == 1), "left": 0.25 * float(action == 0)}
+
+
+def test_two_constraints_in_one_run_get_estimates_and_prices_of_their_own(tmp_path):
+    """Episodes of exactly 20 steps: 10 pushes to the right would cost 10, which the budget of 30 allows; those to the
+    left cost 2.5 against a budget of 1. Only the second constraint binds, so only it is priced, and it is kept."""
+    result = saferl.train(
+        "ppo_lag",
+        f"{__name__}:balanced",
+        cost=drift_cost,
+        budgets={"right": 30.0, "left": 1.0},
+        train_budgets={"left": 0.8},
+        steps=24_000,
+        out=tmp_path / "run",
+        options={"n_steps": 100, "batch_size": 200, "multiplier_lr": 0.05, "multiplier_kp": 0.5, "learning_rate": 3e-3},
+        settings=RunSettings(num_envs=4, num_checkpoints=0, validation_share=0.0, net_arch=(16,)),
+    )
+    model = result.model
+    rows = np.genfromtxt(tmp_path / "run" / "progress.csv", delimiter=",", names=True)
+    assert np.nanmax(rows["multiplierleft"]) > 0.0
+    assert np.nanmax(rows["multiplierright"]) == 0.0
+    first, last = rows["dualestimateleft"][1], rows["dualestimateleft"][-1]
+    assert first > 1.5
+    assert last < 1.2
+    assert model.constraints.budgets.tolist() == [30.0, 0.8]
+    evaluation = saferl.evaluate(result.folder, cost=drift_cost, episodes=64, workers=1)
+    means = {name: entry["mean"] for name, entry in evaluation.summary["constraints"].items()}
+    assert means["left"] < 1.2
+    assert means["right"] == pytest.approx(20 - 4 * means["left"], abs=1e-6)
+
+
+def balanced():
+    """An env of 20 steps whose reward prefers the left, so that the constraint on it matters."""
+    import gymnasium
+    from gymnasium import spaces
+    from gymnasium.wrappers import TimeLimit
+
+    class Choose(gymnasium.Env):
+        observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.ones(1, dtype=np.float32), {}
+
+        def step(self, action):
+            return np.ones(1, dtype=np.float32), float(action == 0), False, False, {}
+
+    return TimeLimit(Choose(), 20)
