@@ -36,6 +36,12 @@ def initialise(model: Any, source: str | Path) -> dict[str, Any]:
     ):
         if here != there:
             raise ConfigError(f"--init-from needs a policy of the same {what}: {here}; {source} is for {there}.")
+    own_kind, given_kind = (policy.activation_fn.__name__ for policy in (model.policy, artefact.policy))
+    if own_kind != given_kind:
+        raise ConfigError(
+            f"--init-from needs the same network; its activation is {own_kind} here and {given_kind} in {source}. "
+            f"Use --set activation={given_kind}."
+        )
     own, given = model.policy.state_dict(), artefact.policy.state_dict()
     if artefact.constraints.names != model.constraints.names:
         given = {key: value for key, value in given.items() if not key.startswith(_COST_CRITIC)}
@@ -47,7 +53,7 @@ def initialise(model: Any, source: str | Path) -> dict[str, Any]:
         if sizes[0] != sizes[1]:
             raise ConfigError(
                 f"--init-from needs the same network; {key} is {sizes[0] or 'absent'} here and {sizes[1] or 'absent'} "
-                f"in {source}. Set net_arch and activation as they were there: {dict(artefact.header['network'])}."
+                f"in {source}. Set net_arch as it was there: {artefact.header['network'].get('net_arch')}."
             )
     model.policy.load_state_dict({**own, **{key: th.tensor(value.numpy()) for key, value in given.items()}})
     _take_statistics(model, artefact, source)

@@ -1,7 +1,5 @@
 """The command line as a user meets it: results on stdout, one clear message on stderr, exit codes 0, 1 and 2."""
 
-import contextlib
-import io
 import json
 import re
 import shlex
@@ -12,113 +10,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from command_line import TINY, USER_ENV, VELOCITY, assert_one_message, flat, run_quietly
 
 import saferl
-from saferl.cli import main
 from saferl.cli.app import _load_commands, app
 from saferl.envs.registry import ENVS
 from saferl.solvers import SOLVERS
 from saferl.training import RunSettings
 from saferl.training.settings import split_assignments
-
-USER_FILE = """
-import gymnasium
-
-
-def make():
-    return gymnasium.make("CartPole-v1", max_episode_steps=20)
-
-
-def cost(obs, action, next_obs):
-    return float(next_obs[0] > 0.0)
-
-
-def two_costs(obs, action, next_obs):
-    return {"right": float(next_obs[0] > 0.0), "fast": float(abs(next_obs[1]) > 0.5)}
-
-
-def nan(obs, action, next_obs):
-    return float("nan")
-
-
-def inf(obs, action, next_obs):
-    return float("inf")
-
-
-def text(obs, action, next_obs):
-    return "a lot"
-
-
-class Reporting(gymnasium.Wrapper):
-    value = None
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, {**info, "cost": self.value}
-
-
-class NanReporting(Reporting):
-    value = float("nan")
-
-
-def make_nan():
-    return NanReporting(make())
-
-
-def not_an_env():
-    return 7
-
-
-answer = 42
-"""
-VELOCITY = "SafetyHalfCheetahVelocity-v1"
-TINY = ["--steps", "64", "--num-envs", "2", "--set", "n_steps=16", "--set", "net_arch=[8]"]
-USER_ENV = ["user_env:make", "--cost", "user_env:cost", "--budget", "cost=5"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A user's folder, with an environment of their own."""
-    path = tmp_path_factory.mktemp("user")
-    (path / "user_env.py").write_text(USER_FILE)
-    (path / "file").write_text("mine")
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _in_the_users_folder(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-
-def run_quietly(*arguments):
-    """Exit code, stdout and stderr of one command, in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code, out.getvalue(), err.getvalue()
-
-
-@pytest.fixture(scope="module")
-def trained(folder):
-    """A tiny run of the user's environment; its name holds what a shell and a markup language would trip over."""
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", list(sys.path))
-        code, out, err = run_quietly("train", "ppo_lag", *USER_ENV, *TINY, "--seed", "3", "--out", "my [first] run")
-    assert code == 0, err
-    return folder / "my [first] run", out
-
-
-def flat(text):
-    """A message without the frames and line breaks that depend on the terminal."""
-    return " ".join(re.sub("[─│╭╮╰╯]", " ", text).split())
-
-
-def assert_one_message(err, pattern):
-    message = flat(err)
-    assert "Traceback" not in message
-    assert message.count("Error") == 1
-    assert re.search(pattern, message), message
 
 
 def commands():
@@ -239,6 +138,11 @@ USAGE_ERRORS = {
     "peer that does not exist": (
         ["bench", "train", "ppo_lag", VELOCITY, "--peer", "no-such-program"],
         "must start with a program that exists; got 'no-such-program'",
+    ),
+    "unknown solver to check": (["check", "solver", "ppo_lga"], "Unknown solver 'ppo_lga'. Did you mean 'ppo_lag'"),
+    "budget of a solver": (
+        ["check", "solver", "ppo", "--budget", "cost=1"],
+        "--budget and --cost are for environments",
     ),
     "unknown thing to check": (["check", "robot", "x"], "'robot' is not"),
 }
@@ -511,7 +415,6 @@ class Block:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Block())
-from saferl.cli import main
 main(sys.argv[1:])
 """
 

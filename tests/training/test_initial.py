@@ -81,6 +81,7 @@ def test_it_differs_from_a_run_that_starts_anew(first, tmp_path):
         ({"env_id": "SafetyWalker2dVelocity-v1"}, "same observation space"),
         ({"settings": RunSettings(num_envs=1, net_arch=(8,))}, r"same network; .* is \(8, 11\) here and \(16, 11\)"),
         ({"settings": RunSettings(num_envs=1, net_arch=(16, 16))}, "is .* here and absent"),
+        ({"settings": RunSettings(num_envs=1, net_arch=(16,), activation="ReLU")}, "ReLU here and Tanh in .*=Tanh"),
         (
             {"settings": RunSettings(num_envs=1, net_arch=(16,), normalize_observations=False)},
             "with it. Use --set normalize_observations=true",
