@@ -18,6 +18,8 @@ ContractFactory = Callable[[], CostContract]
 class EnvBlock:
     """Environments of one process; row i of ``arrays`` belongs to environment i."""
 
+    diverged = None
+
     def __init__(self, envs: Sequence[CostContract], arrays: StepArrays) -> None:
         """Step ``envs`` into ``arrays``."""
         self.envs = list(envs)

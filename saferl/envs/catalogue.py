@@ -31,6 +31,7 @@ def _navigation(env_id: str, *costs: str, horizon: int, summary: str, is_fixed_h
         is_fixed_horizon=is_fixed_horizon,
         summary=summary,
         prefers_processes=True,
+        batched="saferl.envs.safety_gymnasium.batched:NavigationBatch",
         requires=("gymnasium", "mujoco", "safety-gymnasium"),
         kwargs={"env_id": env_id},
     )
@@ -45,6 +46,7 @@ def _velocity(task: str, *, limit: str, is_fixed_horizon: bool = False) -> EnvSp
         horizon=1000,
         is_fixed_horizon=is_fixed_horizon,
         summary=f"{task} runs forward; a step costs 1 when {limit} m/s.",
+        batched="saferl.envs.velocity_batched:VelocityBatch",
         requires=("gymnasium", "mujoco"),
         kwargs={"task": task},
     )

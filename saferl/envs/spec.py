@@ -31,6 +31,8 @@ class EnvSpec:
     """One line for ``saferl list envs``."""
     prefers_processes: bool = False
     """True if a step takes so long that worker processes pay off (``make_vec(..., backend="auto")`` starts them)."""
+    batched: str = ""
+    """``"package.module:Class"`` of the task's :class:`saferl.envs.batched.SimulationBatch`; empty if it has none."""
     requires: tuple[str, ...] = ()
     """Distributions that the factory needs, beyond saferl's base."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)

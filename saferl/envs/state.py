@@ -59,7 +59,7 @@ def set_state(env: Env, state: State) -> None:
         EnvContractError: the state is of an env of other layers.
     """
     layers = list(_layers(env))
-    names = [_name(layer) for layer in layers]
+    names = layer_names(env)
     saved = [entry["type"] for entry in state["layers"]]
     if names != saved:
         raise EnvContractError(f"The state must be of an env made of {names}; got one made of {saved}. Make it alike.")
@@ -88,7 +88,17 @@ def _layers(env: Env) -> Iterator[Env]:
 
 
 def _name(layer: Env) -> str:
-    return f"{type(layer).__module__}.{type(layer).__qualname__}"
+    return type_name(type(layer))
+
+
+def layer_names(env: Env) -> list[str]:
+    """How a state of ``env`` names its layers, from the outermost."""
+    return [_name(layer) for layer in _layers(env)]
+
+
+def type_name(layer_class: type) -> str:
+    """How a state names a layer."""
+    return f"{layer_class.__module__}.{layer_class.__qualname__}"
 
 
 def _require(layer: Env) -> Handler:

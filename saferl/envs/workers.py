@@ -25,6 +25,8 @@ Layout = tuple[spaces.Space[Any], spaces.Space[Any], int, int]
 class WorkerPool:
     """Splits environments over processes; a step is one byte each way, arrays stay in shared memory."""
 
+    diverged = None
+
     def __init__(self, factories: Sequence[ContractFactory], num_workers: int, layout: Layout) -> None:
         """Start the processes and wait until each has built its environments."""
         # Processes start fresh: forking a process that runs torch threads can deadlock.

@@ -34,7 +34,7 @@ Array = npt.NDArray[np.float64]
 
 AGENTS = ("Point", "Car", "Doggo", "Racecar", "Ant")
 TASKS = (*(f"{task}{level}" for task in ("Goal", "Push", "Button", "Circle") for level in range(3)), "Run0")
-_SEEDS = 2**32
+SEEDS = 2**32
 """The package's generator takes seeds below this."""
 
 
@@ -109,7 +109,7 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         self._image = {"height": height, "width": width}
         self._camera = camera
         self._renderer: mujoco.Renderer | None = None
-        self._builder = _build(env_id, keeps_textures=render_mode is not None)
+        self._builder = build_package_env(env_id, keeps_textures=render_mode is not None)
         if max_episode_steps is not None:
             self._builder.task.num_steps = max_episode_steps
         self._cost_keys: dict[str, str] = {}  # by name; complete after a reset
@@ -121,7 +121,7 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         """Build a new layout; with ``seed``, the one that the seed determines, and all later ones too."""
         super().reset(seed=seed, options=options)
         return self._build_layout(
-            seed if seed is not None and seed < _SEEDS else int(self.np_random.integers(_SEEDS))
+            seed if seed is not None and seed < SEEDS else int(self.np_random.integers(SEEDS))
         ), {}
 
     def _build_layout(self, layout_seed: int) -> Array:
@@ -213,7 +213,7 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
             self._renderer = None
 
 
-def _build(env_id: str, *, keeps_textures: bool) -> Any:
+def build_package_env(env_id: str, *, keeps_textures: bool) -> Any:
     """The package's env for ``env_id``, made without touching numpy's global generator."""
     known = {f"Safety{agent}{task}-v0": agent for agent, task in itertools.product(AGENTS, TASKS)}
     if env_id not in known:
