@@ -14,6 +14,9 @@ from typing import Any
 
 from saferl.errors import RunFolderError
 
+TEMPORARY = ".saferl-tmp"
+"""How the names of unfinished files and folders end, so that what a killed process left can be told from work."""
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
@@ -29,7 +32,7 @@ def write_json(path: Path, data: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text atomically (a temporary file in the same folder, synced, then renamed)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -63,14 +66,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise RunFolderError(f"{target} must be a folder, or absent; got a file or a link, which was left alone.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY))
     try:
         yield temporary
         os.chmod(temporary, 0o755)
         _sync(temporary)
         old = None
         if target.exists():
-            old = target.with_name(f".{target.name}.old-{os.getpid()}")
+            old = target.with_name(f".{target.name}.old-{os.getpid()}{TEMPORARY}")
             os.replace(target, old)
         try:
             os.replace(temporary, target)
@@ -87,18 +90,22 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 def remove_folder(folder: Path) -> None:
     """Remove ``folder`` so that nobody ever sees half of it."""
-    hidden = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    hidden = folder.with_name(f".{folder.name}.old-{os.getpid()}{TEMPORARY}")
     os.replace(folder, hidden)
     shutil.rmtree(hidden)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what an interrupted atomic write left in ``folder``; call it only while nobody else writes there."""
-    for path in folder.glob(".*.*"):
+    for path in _leftovers(folder):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    return list(folder.glob(f".*{TEMPORARY}"))
 
 
 @contextmanager
@@ -134,7 +141,10 @@ def _sync(folder: Path) -> None:
 
 
 def prepare_output(folder: Path, *, what: str) -> Path:
-    """Make ``folder``; one that already holds files, or cannot be written, is an error and stays as it was."""
+    """Make ``folder``; one that already holds files, or cannot be written, is an error and stays as it was.
+
+    What a process that was killed before it finished any file left there does not count, and is removed.
+    """
     missing: list[Path] = []
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -142,15 +152,16 @@ def prepare_output(folder: Path, *, what: str) -> Path:
             raise RunFolderError(
                 f"The output folder of {what} must be a folder; got the file {folder}. Choose another --out."
             )
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and set(folder.iterdir()) - set(_leftovers(folder)):
             raise RunFolderError(
                 f"The output folder of {what} must be new or empty; {folder} holds files, which were left alone. "
                 "Choose another --out, or move that folder away."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".writable{TEMPORARY}"
         probe.touch()
         probe.unlink()
+        remove_leftovers(folder)
     except OSError as error:
         for path in missing:
             with suppress(OSError):

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from saferl.errors import RunFolderError
-from saferl.storage import atomic_folder, prepare_output, read_json, sha256, write_json, write_text
+from saferl.storage import (
+    TEMPORARY,
+    atomic_folder,
+    prepare_output,
+    read_json,
+    remove_leftovers,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def tree(folder):
@@ -224,3 +233,21 @@ def test_json_on_disk_ends_with_a_newline_and_is_indented(tmp_path):
     text = (tmp_path / "x.json").read_text()
     assert text == '{\n  "a": 1\n}\n'
     assert json.loads(text) == {"a": 1}
+
+
+def test_a_folder_in_which_a_process_was_killed_before_it_finished_a_file_counts_as_empty(tmp_path):
+    (tmp_path / f".run.json.x1{TEMPORARY}").write_text("{")
+    (tmp_path / f".artefact.x2{TEMPORARY}").mkdir()
+    (tmp_path / f".artefact.x2{TEMPORARY}" / "half").touch()
+    assert prepare_output(tmp_path, what="a run") == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+def test_hidden_files_of_others_are_no_leftovers(tmp_path):
+    (tmp_path / ".env.local").write_text("theirs")
+    (tmp_path / f".run.json.x1{TEMPORARY}").touch()
+    with pytest.raises(RunFolderError, match="must be new or empty"):
+        prepare_output(tmp_path, what="a run")
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".env.local"]

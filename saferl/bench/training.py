@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import os
-import platform
-import re
-import shlex
-import shutil
 import statistics
-import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saferl.errors import ConfigError, TrainingError
+from saferl.bench.measure import figures_of, machine, run_peer, split_command
+from saferl.errors import ConfigError
 from saferl.evaluation.summary import versions
 from saferl.training import RunSettings, train
-
-_PEER_LINE = re.compile(r"^STEPS_PER_SECOND[ \t]+(\S+)[ \t]*$", re.MULTILINE)
 
 
 def bench_training(
@@ -52,7 +44,7 @@ def bench_training(
     """
     if repeats < 1:
         raise ConfigError(f"The number of repeats must be at least 1; got {repeats}.")
-    peer_words = None if peer is None else _split_command(peer)
+    peer_words = None if peer is None else split_command(peer)
     ours: list[float] = []
     theirs: list[float] = []
     for index in range(repeats):
@@ -69,11 +61,11 @@ def bench_training(
         ours.append(result.steps_per_second)
         report(f"saferl {ours[-1]:.0f} steps/s")
         if peer_words is not None:
-            theirs.append(_run_peer(peer_words))
+            theirs.append(run_peer(peer_words))
             report(f"peer {theirs[-1]:.0f} steps/s")
-    figures: dict[str, Any] = {"saferl": _figures(ours)}
+    figures: dict[str, Any] = {"saferl": figures_of(ours)}
     if theirs:
-        figures["peer"] = _figures(theirs)
+        figures["peer"] = figures_of(theirs)
         figures["ratio_of_medians"] = round(statistics.median(ours) / statistics.median(theirs), 2)
     return {
         "benchmark": "training throughput, env steps per second of wall-clock, updates included",
@@ -87,61 +79,3 @@ def bench_training(
         "machine": machine(),
         "versions": versions(),
     }
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {"platform": platform.platform(), "cores": len(os.sched_getaffinity(0)), "processor": _processor()}
-
-
-def _figures(values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "median": round(statistics.median(values), 1),
-        "min": round(min(values), 1),
-        "max": round(max(values), 1),
-        "all": [round(v, 1) for v in values],
-    }
-
-
-def _split_command(command: str) -> list[str]:
-    """The words of a command, with names of existing files made absolute."""
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise ConfigError(f"The peer's command cannot be split into words: {command!r} ({error}).") from error
-    if not words or shutil.which(words[0]) is None:
-        raise ConfigError(f"The peer's command must start with a program that exists; got {command!r}.")
-    # Not resolved: the python of a virtual environment is a link that must stay one.
-    return [os.path.abspath(word) if Path(word).is_file() else word for word in words]
-
-
-def _run_peer(words: Sequence[str]) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(words, capture_output=True, text=True, cwd=folder, check=False)
-    found = _PEER_LINE.search(done.stdout)
-    speed = _positive(found.group(1)) if found is not None else None
-    if done.returncode != 0 or speed is None:
-        tail = (done.stderr.strip() or done.stdout.strip())[-500:]
-        raise TrainingError(
-            "The peer's command must end with exit code 0 and print a line 'STEPS_PER_SECOND x' with x > 0; it ended "
-            f"with {done.returncode} and this output: {tail or '(none)'}"
-        )
-    return speed
-
-
-def _positive(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()

@@ -69,6 +69,16 @@ def print_table(table: Table) -> None:
     stdout.print(table)
 
 
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> None:
+    """A table of texts; all columns but the first are numbers."""
+    table = Table(title=escape(title), title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    print_table(table)
+
+
 def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
     """The verdict table of some evaluations."""
     table = Table(title=None)

@@ -34,6 +34,10 @@ class SimulationBatch(ABC):
     """
 
     simulations: Simulations
+    substeps: int
+    """Steps of MuJoCo per step of an env."""
+    needs_forward: bool
+    """Whether a step ends with a forward pass."""
 
     def __init__(
         self,

@@ -207,6 +207,8 @@ class BatchedVectorEnv(CostVectorEnv):
             render_mode=None,
         )
         self._envs = []
+        self.batch = batch
+        """What steps the simulations."""
         self._driver_or_none = batch
 
 

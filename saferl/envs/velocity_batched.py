@@ -98,6 +98,7 @@ class VelocityBatch(SimulationBatch):
         )
         self._controls = [data.ctrl for data in self._datas]
         self._before = np.zeros((num_envs, 2))
+        self.substeps, self.needs_forward = int(runner.frame_skip), False
 
     def _fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = {name: operator.attrgetter(name) for name in ("qpos", "qvel")}
@@ -112,7 +113,7 @@ class VelocityBatch(SimulationBatch):
 
     def _advance(self, actions: Array) -> None:
         self._before, self._actions = self._places(), actions
-        model, substeps, needs_forces = self._model, self._env.frame_skip, self._runner.observes_forces
+        model, substeps, needs_forces = self._model, self.substeps, self._runner.observes_forces
 
         def step(row: int) -> None:
             data = self._datas[row]

@@ -42,13 +42,12 @@ class ConstrainedActorCriticPolicy(ActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "num_constraints": self.num_constraints}
 
-    def act(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-        """Sampled actions, their log-probabilities (B,), reward values (B,) and cost values (B, K)."""
-        latent_pi, values, cost_values = self._latents(obs)
-        distribution = self._get_action_dist_from_latent(latent_pi)
-        actions = distribution.get_actions()
-        log_probs = distribution.log_prob(actions)
-        return actions.reshape((-1, *(self.action_space.shape or ()))), log_probs, values, cost_values
+    def sample(self, obs: PyTorchObs) -> th.Tensor:
+        """Sampled actions, (B, ...); the critics are not asked."""
+        features = self.extract_features(obs)
+        latent_pi = self.mlp_extractor.forward_actor(features[0] if isinstance(features, tuple) else features)
+        actions = self._get_action_dist_from_latent(latent_pi).get_actions()
+        return actions.reshape((-1, *(self.action_space.shape or ())))
 
     def assess(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
         """Log-probabilities (B,) and entropies (B,) of given actions, reward values (B,), cost values (B, K)."""

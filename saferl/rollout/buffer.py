@@ -90,36 +90,35 @@ class ConstrainedRolloutBuffer:
         self,
         obs: Any,
         actions: npt.NDArray[Any],
-        log_probs: FloatArray,
-        values: FloatArray,
-        cost_values: FloatArray,
         rewards: FloatArray,
         costs: FloatArray,
         terminated: npt.NDArray[Any],
         truncated: npt.NDArray[Any],
     ) -> None:
-        """Write one step of all environments; ``costs`` and ``cost_values`` are (num_envs, K), the rest (num_envs,)."""
+        """Write one step of all environments; ``costs`` are (num_envs, K), the rest (num_envs,)."""
         step = self.size
         for key, array in self.obs.items():
             array[step] = (obs[key] if self._is_dict else obs).reshape(array[step].shape)
         self.actions[step] = actions.reshape(self.actions[step].shape)
-        self.log_probs[step] = log_probs
-        self.values[step] = values
-        self.cost_values[step] = cost_values
         self.rewards[step] = rewards
         self.costs[step] = costs
         self.terminated[step] = terminated
         self.truncated[step] = truncated
-        if step > 0:
-            self.next_values[step - 1] = np.where(self.truncated[step - 1] > 0, self.next_values[step - 1], values)
-            was_cut = self.truncated[step - 1][:, None] > 0
-            self.next_cost_values[step - 1] = np.where(was_cut, self.next_cost_values[step - 1], cost_values)
         self.size += 1
 
-    def bootstrap(self, rows: npt.NDArray[Any], values: FloatArray, cost_values: FloatArray) -> None:
-        """Give the values of the true next states of ``rows`` at the step added last."""
-        self.next_values[self.size - 1, rows] = values
-        self.next_cost_values[self.size - 1, rows] = cost_values
+    def assess(self, log_probs: FloatArray, values: FloatArray, cost_values: FloatArray) -> None:
+        """Write what the policy that collected says of every sample, flat: (B,), (B,) and (B, K)."""
+        self.log_probs[:] = log_probs.reshape(self.log_probs.shape)
+        self.values[:] = values.reshape(self.values.shape)
+        self.cost_values[:] = cost_values.reshape(self.cost_values.shape)
+        self.next_values[:-1], self.next_cost_values[:-1] = self.values[1:], self.cost_values[1:]
+
+    def bootstrap(
+        self, steps: npt.NDArray[Any], rows: npt.NDArray[Any], values: FloatArray, cost_values: FloatArray
+    ) -> None:
+        """After :meth:`assess`: the values of the true next states at some ``steps`` of some environments ``rows``."""
+        self.next_values[steps, rows] = values
+        self.next_cost_values[steps, rows] = cost_values
 
     def finish(
         self,
@@ -133,7 +132,7 @@ class ConstrainedRolloutBuffer:
     ) -> None:
         """Compute advantages; the last values (num_envs,) and cost values (num_envs, K) are of the next states."""
         rows = np.flatnonzero(self.truncated[-1] == 0)
-        self.bootstrap(rows, last_values[rows], last_cost_values[rows])
+        self.bootstrap(np.full(len(rows), self.num_steps - 1), rows, last_values[rows], last_cost_values[rows])
         ends = {"terminated": self.terminated, "truncated": self.truncated}
         self.reward_advantages = gae(
             self.rewards, self.values, self.next_values, **ends, gamma=gamma, gae_lambda=gae_lambda
@@ -142,22 +141,26 @@ class ConstrainedRolloutBuffer:
             self.costs, self.cost_values, self.next_cost_values, **ends, gamma=cost_gamma, gae_lambda=cost_gae_lambda
         ).astype(np.float32)
 
+    def samples(self, device: th.device) -> tuple[TensorObs, th.Tensor]:
+        """Observations and actions of the whole rollout, flat, on ``device``."""
+        obs = {key: self._flat(array, device) for key, array in self.obs.items()}
+        return obs if self._is_dict else obs[""], self._flat(self.actions, device)
+
+    def _flat(self, array: npt.NDArray[Any], device: th.device) -> th.Tensor:
+        return th.as_tensor(array.reshape(self.num_steps * self.num_envs, *array.shape[2:]), device=device)
+
     def tensors(self, device: th.device) -> RolloutTensors:
         """The whole rollout as flat tensors on ``device``."""
-
-        def flat(array: npt.NDArray[Any]) -> th.Tensor:
-            return th.as_tensor(array.reshape(self.num_steps * self.num_envs, *array.shape[2:]), device=device)
-
-        obs = {key: flat(array) for key, array in self.obs.items()}
+        obs, actions = self.samples(device)
         return RolloutTensors(
-            obs=obs if self._is_dict else obs[""],
-            actions=flat(self.actions),
-            log_probs=flat(self.log_probs),
-            values=flat(self.values),
-            reward_advantages=flat(self.reward_advantages),
-            reward_returns=flat(self.reward_advantages + self.values),
-            cost_advantages=flat(self.cost_advantages),
-            cost_returns=flat(self.cost_advantages + self.cost_values),
+            obs=obs,
+            actions=actions,
+            log_probs=self._flat(self.log_probs, device),
+            values=self._flat(self.values, device),
+            reward_advantages=self._flat(self.reward_advantages, device),
+            reward_returns=self._flat(self.reward_advantages + self.values, device),
+            cost_advantages=self._flat(self.cost_advantages, device),
+            cost_returns=self._flat(self.cost_advantages + self.cost_values, device),
         )
 
 

@@ -73,6 +73,10 @@ class OnPolicyConfig:
         )
 
 
+_CHUNK = 4096
+"""Samples that the critics are asked about at once, which bounds the memory that images take."""
+
+
 class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
     """Stable-Baselines3's on-policy algorithm with vector costs.
 
@@ -194,16 +198,20 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: ConstrainedRolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Fill the buffer with one rollout; False if a callback asks to stop."""
+        """Fill the buffer with one rollout; False if a callback asks to stop.
+
+        While it collects, only the actor is asked. The policy does not change meanwhile, so the critics and the
+        log-probabilities are computed afterwards, for all samples at once.
+        """
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
         box = self.action_space if isinstance(self.action_space, spaces.Box) else None
+        cut: list[tuple[int, int, Any]] = []  # step, environment and final observation of truncated episodes
         with th.no_grad():
-            for _ in range(n_rollout_steps):
+            for step in range(n_rollout_steps):
                 obs = self._last_obs
-                outputs = self.policy.act(obs_as_tensor(obs, self.device))  # type: ignore[arg-type]
-                actions, log_probs, values, cost_values = (x.cpu().numpy() for x in outputs)
+                actions = self.policy.sample(obs_as_tensor(obs, self.device)).cpu().numpy()  # type: ignore[arg-type]
                 executed = np.clip(actions, box.low, box.high) if box is not None else actions
                 new_obs, rewards, dones, infos = env.step(executed)
                 self.num_timesteps += env.num_envs
@@ -215,13 +223,30 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
                 terminated = env.terminated  # type: ignore[attr-defined]
                 truncated = dones & ~terminated
                 self.cost_estimator.add(costs, dones)
-                rollout_buffer.add(obs, actions, log_probs, values, cost_values, rewards, costs, terminated, truncated)
-                if truncated.any():
-                    rows = np.flatnonzero(truncated)
-                    rollout_buffer.bootstrap(rows, *self._values([infos[r]["terminal_observation"] for r in rows]))
+                rollout_buffer.add(obs, actions, rewards, costs, terminated, truncated)
+                cut += [(step, int(row), infos[row]["terminal_observation"]) for row in np.flatnonzero(truncated)]
                 self._last_obs = new_obs  # type: ignore[assignment]
-            last = self.policy.predict_all_values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
-        rollout_buffer.finish(
+            self._value(rollout_buffer, cut)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _value(self, buffer: ConstrainedRolloutBuffer, cut: list[tuple[int, int, Any]]) -> None:
+        """Ask the critics about the rollout, and compute its advantages."""
+        obs, actions = buffer.samples(self.device)
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        parts: list[list[Any]] = []
+        for index in th.split(th.arange(len(actions), device=self.device), _CHUNK):
+            some = {key: value[index] for key, value in obs.items()} if isinstance(obs, dict) else obs[index]
+            log_probs, _, values, cost_values = self.policy.assess(some, actions[index])
+            parts.append([x.cpu().numpy() for x in (log_probs, values, cost_values)])
+        buffer.assess(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        if cut:
+            steps, rows, finals = zip(*cut, strict=True)
+            buffer.bootstrap(np.array(steps), np.array(rows), *self._values(list(finals)))
+        last = self.policy.predict_all_values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+        buffer.finish(
             last[0].cpu().numpy(),
             last[1].cpu().numpy(),
             gamma=self.gamma,
@@ -229,9 +254,6 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
             cost_gamma=self.config.cost_gamma,
             cost_gae_lambda=self.config.cost_gae_lambda,
         )
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        return True
 
     def _values(self, observations: list[Any]) -> tuple[Any, Any]:
         """Reward and cost values of final observations, as wrappers (VecNormalize, ...) left them."""

@@ -16,8 +16,8 @@ class RunSettings:
 
     num_envs: int = 8
     """Environments stepped together, >= 1."""
-    backend: Literal["auto", "sync", "process"] = "auto"
-    """Where they are stepped: in this process or in worker processes."""
+    backend: Literal["auto", "batched", "reference", "sync", "process"] = "auto"
+    """How they are stepped: all at once, or one by one, in this process or in worker processes (``make_vec``)."""
     normalize_observations: bool = True
     """Whether observations are normalised by running statistics, frozen in the artefact."""
     normalize_rewards: bool = True

@@ -135,6 +135,8 @@ USAGE_ERRORS = {
     "options of nothing": (["list", "options"], "saferl list options NAME.*ppo_lag"),
     "options of nobody": (["list", "options", "ppo_lga"], "Did you mean 'ppo_lag'"),
     "no repeats": (["bench", "train", "ppo_lag", VELOCITY, "--repeats", "0"], "repeats must be at least 1; got 0"),
+    "no envs to measure": (["bench", "env", "SafetyPointGoal1-v0", "--num-envs", "0"], "num_envs must be at least 1"),
+    "an env without a batch": (["bench", "env", "CartPole-v1"], "backend='batched' is not possible for 'CartPole-v1'"),
     "peer that does not exist": (
         ["bench", "train", "ppo_lag", VELOCITY, "--peer", "no-such-program"],
         "must start with a program that exists; got 'no-such-program'",
@@ -183,11 +185,11 @@ FAILURES = {
         "cannot be written: file/evaluation.*Choose another --out",
     ),
     "a benchmark below a file": (
-        ["bench", "train", "ppo_lag", VELOCITY, "--out", "file/speed.json"],
-        "must be a JSON file that can be written; got file/speed.json.*Choose another",
+        ["bench", "train", "ppo_lag", VELOCITY, "--json", "file/speed.json"],
+        "must name a JSON file that can be written; got file/speed.json.*Choose another",
     ),
     "a benchmark into a folder": (
-        ["bench", "train", "ppo_lag", VELOCITY, "--out", "."],
+        ["bench", "train", "ppo_lag", VELOCITY, "--json", "."],
         "it is a folder. Choose another",
     ),
 }
@@ -335,10 +337,6 @@ def test_a_run_folder_without_a_name_is_found_one(tmp_path, monkeypatch, folder)
 JSON_COMMANDS = {
     "train": ["train", "ppo_lag", *USER_ENV, *TINY, "--json", "--out"],
     "eval": ["eval", "random", "--env", *USER_ENV, "--episodes", "2", "--json", "--out"],
-    "bench": [
-        *("bench", "train", "ppo", VELOCITY, "--steps", "32", "--repeats", "1"),
-        *("--set", "num_envs=2", "--set", "n_steps=16", "--set", "batch_size=32", "--out"),
-    ],
 }
 
 
@@ -350,12 +348,44 @@ def test_json_results_are_alone_on_stdout(name, tmp_path):
     if name == "train":
         assert set(result) == {"folder", "steps", "seconds", "steps_per_second"}
         assert result["steps"] == 64
-    elif name == "eval":
+    else:
         assert result == json.loads((tmp_path / "out" / "summary.json").read_text())
         assert result["policy"]["label"] == "random"
-    else:
-        assert result == json.loads((tmp_path / "out").read_text())
-        assert result["results"]["saferl"]["median"] > 0
+
+
+def test_a_training_benchmark_prints_a_table_and_writes_json(tmp_path):
+    code, out, err = run_quietly(
+        *("bench", "train", "ppo", VELOCITY, "--steps", "32", "--repeats", "1"),
+        *("--set", "num_envs=2", "--set", "n_steps=16", "--set", "batch_size=32", "--json", tmp_path / "speed.json"),
+    )
+    assert code == 0, err
+    result = json.loads((tmp_path / "speed.json").read_text())
+    median = result["results"]["saferl"]["median"]
+    assert median > 0
+    assert re.search(rf"saferl +│ +{median:,.0f} ", out)
+
+
+def test_an_env_benchmark_prints_rates_and_ratios_and_writes_json(tmp_path):
+    """Every figure that a reader of the documentation needs."""
+    peer = shlex.join([sys.executable, "-c", "print('ENV_STEPS_PER_SECOND 10')"])
+    code, out, err = run_quietly(
+        *("bench", "env", "SafetyPointCircle1-v0", "--num-envs", "3", "--steps", "4", "--repeats", "2"),
+        *("--threads", "2", "--peer", peer, "--json", tmp_path / "speed.json"),
+    )
+    assert code == 0, err
+    result = json.loads((tmp_path / "speed.json").read_text())
+    rates = result["steps_per_second"]
+    assert set(rates) == {"reference", "batched", "physics", "peer"}
+    assert all(len(row["all"]) == 2 and row["median"] > 0 for row in rates.values())
+    assert rates["peer"]["median"] == 10
+    for name in ("reference", "physics", "peer"):
+        expected = rates["batched"]["median"] / rates[name]["median"]
+        assert result["ratios"][f"batched_to_{name}"] == pytest.approx(expected, rel=0.01)
+        assert f"{result['ratios'][f'batched_to_{name}']:.2f} times" in out
+    assert 0 < result["reset_ms"] < 1000
+    assert 0 < result["memory_mb_per_env"] < 100
+    assert list(result["scaling"]) == ["1", "4", "16", "64", "256"]
+    assert (result["threads"], result["num_envs"], result["steps"]) == (2, 3, 4)
 
 
 def test_list_envs_names_every_env_with_costs_and_horizon():

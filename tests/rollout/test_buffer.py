@@ -11,20 +11,21 @@ def filled(truncated_at=None, observation_space=BOX):
     buffer = ConstrainedRolloutBuffer(3, 2, observation_space, spaces.Discrete(3), 2)
     rng = np.random.default_rng(0)
     for step in range(3):
-        truncated = np.array([step == truncated_at, False])
         buffer.add(
             rng.normal(size=(2, 2)),
             rng.integers(3, size=2),
-            rng.normal(size=2),
-            values=np.array([step, 10.0 + step]),
-            cost_values=np.array([[step, -step], [5.0, 6.0]]),
             rewards=np.ones(2),
             costs=np.ones((2, 2)),
             terminated=np.zeros(2),
-            truncated=truncated,
+            truncated=np.array([step == truncated_at, False]),
         )
-        if truncated[0]:
-            buffer.bootstrap(np.array([0]), np.array([77.0]), np.array([[78.0, 79.0]]))
+    buffer.assess(
+        rng.normal(size=6),
+        values=np.array([[step, 10.0 + step] for step in range(3)]).ravel(),
+        cost_values=np.array([[[step, -step], [5.0, 6.0]] for step in range(3)]).reshape(6, 2),
+    )
+    if truncated_at is not None:
+        buffer.bootstrap(np.array([truncated_at]), np.array([0]), np.array([77.0]), np.array([[78.0, 79.0]]))
     buffer.finish(
         np.array([100.0, 200.0]),
         np.array([[1.0, 2.0], [3.0, 4.0]]),
@@ -75,7 +76,7 @@ def test_dict_observations_are_kept_by_key():
     buffer = ConstrainedRolloutBuffer(1, 2, space, BOX, 1)
     obs = {"a": np.ones((2, 2)), "b": np.array([3, 1])}
     zeros = np.zeros(2)
-    buffer.add(obs, np.zeros((2, 2)), zeros, zeros, np.zeros((2, 1)), zeros, np.zeros((2, 1)), zeros, zeros)
+    buffer.add(obs, np.zeros((2, 2)), zeros, np.zeros((2, 1)), zeros, zeros)
     data = buffer.tensors(th.device("cpu"))
     assert data.obs_at(th.tensor([0]))["b"].flatten().tolist() == [3]
     assert data.obs["b"].dtype == th.int64

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import saferl
@@ -193,3 +194,18 @@ def test_a_config_object_and_options_agree():
     config = PPOLagConfig(n_steps=20, batch_size=20)
     model = PPOLag("MlpPolicy", toy_vec(), config=config, n_epochs=7, device="cpu")
     assert (model.config.n_steps, model.config.n_epochs, model.n_steps) == (20, 7, 20)
+
+
+def test_values_and_log_probabilities_belong_to_the_step_and_environment_that_they_are_written_for():
+    model = PPOLag("MlpPolicy", toy_vec(), **SMALL).learn(20)
+    buffer, policy = model.rollout_buffer, model.policy
+    callback = CallbackList([])
+    callback.init_callback(model)
+    model.collect_rollouts(model.env, callback, buffer, model.n_steps)
+    for step in range(model.n_steps):
+        obs, actions = th.as_tensor(buffer.obs[""][step]), th.as_tensor(buffer.actions[step])
+        with th.no_grad():
+            log_probs, _, values, cost_values = policy.assess(obs, actions)
+        np.testing.assert_allclose(buffer.log_probs[step], log_probs, rtol=1e-4)
+        np.testing.assert_allclose(buffer.values[step], values, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(buffer.cost_values[step], cost_values, rtol=1e-4, atol=1e-6)

@@ -167,7 +167,7 @@ def test_a_finished_run_is_left_as_it_is(whole):
 
 def test_half_a_checkpoint_is_removed_and_a_damaged_one_is_passed_over_with_a_warning(whole, cut):
     newest = sorted((cut / "checkpoint").iterdir())[-1]
-    shutil.copytree(newest, cut / "checkpoint" / ".step-000009999.abc")
+    shutil.copytree(newest, cut / "checkpoint" / ".step-000009999.abc.saferl-tmp")
     state = newest / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"x")
     with pytest.warns(UserWarning, match=r"state.safetensors was changed after it was written.*Going on from"):

@@ -41,7 +41,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_of_both(key, suggestion):
         ("num_envs=2.5", "num_envs must be int; got 2.5"),
         ("num_envs=true", "num_envs must be int; got True"),
         ("normalize_rewards=1", "normalize_rewards must be bool; got 1"),
-        ("backend=threads", "backend must be one of 'auto', 'sync', 'process'; got 'threads'"),
+        ("backend=threads", "backend must be one of 'auto', 'batched', 'reference', 'sync', 'process'; got 'threads'"),
         ("net_arch=64", "net_arch must be tuple"),
         ("learning_rate=NaN", "learning_rate must be a finite number"),
         ("learning_rate=Infinity", "learning_rate must be a finite number"),

@@ -82,7 +82,7 @@ class NavigationBatch(SimulationBatch):
         )
         self._controls = [world.data.ctrl for world in self._worlds]
         self._limits = maker.model.actuator_ctrlrange.T.copy()
-        self._substeps = task.sim_conf.frameskip_binom_n
+        self.substeps, self.needs_forward = task.sim_conf.frameskip_binom_n, True
         self._mocaps = [world.data.mocap_pos for world in self._worlds] if task._mocaps else None
         self._needs_contacts = self._costs.needs_contacts or isinstance(self._task, ButtonBatch)
         own = set(maker.agent.body_info.geom_names)
@@ -116,7 +116,7 @@ class NavigationBatch(SimulationBatch):
             model, data = world.model, world.data
             self._controls[row][:] = controls[row]
             if targets is None:
-                mujoco.mj_step(model, data, self._substeps)
+                mujoco.mj_step(model, data, self.substeps)
             else:
                 mocap = self._mocaps[row]  # type: ignore[index]
                 for target in targets[row]:
@@ -133,9 +133,9 @@ class NavigationBatch(SimulationBatch):
     def _gremlin_targets(self) -> Array:
         """Where the gremlins are drawn to before every substep, (num_envs, substeps, 3): a circle in time."""
         gremlins = self._maker.task.gremlins
-        times = np.empty((self.num_envs, self._substeps))
+        times = np.empty((self.num_envs, self.substeps))
         time = np.array([world.data.time for world in self._worlds])
-        for substep in range(self._substeps):
+        for substep in range(self.substeps):
             times[:, substep] = time
             time = time + self._maker.model.opt.timestep
         height = np.full_like(times, gremlins.size)
