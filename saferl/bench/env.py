@@ -39,7 +39,8 @@ def bench_env(
     """Env steps per second, as medians over ``repeats`` readings that are taken in turn, and their ratios.
 
     ``batched`` steps the vector environment with random actions, resets included; ``physics`` advances its simulations
-    with the same models and threads and does nothing else (the substeps, and one forward pass where the task has one);
+    with the same models and threads and does nothing else (the substeps, mocap bodies moved before each, and one
+    forward pass where the task has one);
     ``reference`` is the single environment in one process, resets included.
 
     Args:
@@ -142,14 +143,20 @@ def _physics_speed(envs: Any, batch: SimulationBatch, steps: int) -> float:
     substeps, needs_forward = batch.substeps, batch.needs_forward
 
     def step(row: int) -> None:
+        model, data = bare.models[row], bare.datas[row]
         controls[row][:] = batch_of_actions[row]
-        mujoco.mj_step(bare.models[row], bare.datas[row], substeps)
+        if targets is None:
+            mujoco.mj_step(model, data, substeps)
+        else:
+            for target in targets[row]:
+                data.mocap_pos[:] = target
+                mujoco.mj_step(model, data)
         if needs_forward:
-            mujoco.mj_forward(bare.models[row], bare.datas[row])
+            mujoco.mj_forward(model, data)
 
     start = time.perf_counter()
     for _ in range(steps):
-        batch_of_actions = next(actions)
+        batch_of_actions, targets = next(actions), batch.mocap_targets()
         bare.advance(step)
     speed = float(steps * envs.num_envs / (time.perf_counter() - start))
     bare.close()

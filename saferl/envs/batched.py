@@ -95,6 +95,10 @@ class SimulationBatch(ABC):
     def _set_state(self, row: int, state: State) -> None:
         """Bring ``row`` to a state of :meth:`_get_state`."""
 
+    def mocap_targets(self) -> Array | None:
+        """Where mocap bodies are put before each substep of the next step, (num_envs, substeps, 3); None: there are none."""
+        return None
+
     def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None = None) -> None:
         """Begin an episode everywhere, each with its own seed (None: go on with its generator)."""
         for row, seed in enumerate(seeds):

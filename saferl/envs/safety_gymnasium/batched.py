@@ -83,7 +83,6 @@ class NavigationBatch(SimulationBatch):
         self._controls = [world.data.ctrl for world in self._worlds]
         self._limits = maker.model.actuator_ctrlrange.T.copy()
         self.substeps, self.needs_forward = task.sim_conf.frameskip_binom_n, True
-        self._mocaps = [world.data.mocap_pos for world in self._worlds] if task._mocaps else None
         self._needs_contacts = self._costs.needs_contacts or isinstance(self._task, ButtonBatch)
         own = set(maker.agent.body_info.geom_names)
         self._is_agent = np.array([maker.model.geom(i).name in own for i in range(maker.model.ngeom)])
@@ -109,7 +108,7 @@ class NavigationBatch(SimulationBatch):
 
     def _advance(self, actions: Array) -> None:
         controls = np.clip(actions, *self._limits)
-        targets = self._gremlin_targets() if self._mocaps is not None else None
+        targets = self.mocap_targets()
 
         def step(row: int) -> None:
             world = self._worlds[row]
@@ -118,9 +117,8 @@ class NavigationBatch(SimulationBatch):
             if targets is None:
                 mujoco.mj_step(model, data, self.substeps)
             else:
-                mocap = self._mocaps[row]  # type: ignore[index]
                 for target in targets[row]:
-                    mocap[:] = target
+                    data.mocap_pos[:] = target
                     mujoco.mj_step(model, data)
             mujoco.mj_forward(model, data)
             if self._needs_contacts:
@@ -130,8 +128,10 @@ class NavigationBatch(SimulationBatch):
         if self._needs_contacts:
             self._find_touched()
 
-    def _gremlin_targets(self) -> Array:
+    def mocap_targets(self) -> Array | None:
         """Where the gremlins are drawn to before every substep, (num_envs, substeps, 3): a circle in time."""
+        if not self._maker.task._mocaps:
+            return None
         gremlins = self._maker.task.gremlins
         times = np.empty((self.num_envs, self.substeps))
         time = np.array([world.data.time for world in self._worlds])
