@@ -62,8 +62,8 @@ class Simulations:
         views = {name: [field(data) for data in self.datas] for name, field in fields.items()}
         self.fields = {name: np.zeros((count, *rows[0].shape), rows[0].dtype) for name, rows in views.items()}
         self._copies = [[(self.fields[name][row], rows[row]) for name, rows in views.items()] for row in range(count)]
-        self._warnings = [data.warning for data in self.datas]
-        self._warned = np.zeros((count, len(self.datas[0].warning.number)), dtype=np.int64)
+        self._warnings = [data.warning.number for data in self.datas]
+        self._warned = np.zeros((count, len(self._warnings[0])), dtype=np.int64)
         self._velocities = [data.qvel for data in self.datas]
 
     def advance(self, step: Advance) -> None:
@@ -72,7 +72,7 @@ class Simulations:
         def work(rows: Iterator[int]) -> None:
             for row in rows:
                 step(row)
-                self._warned[row] = self._warnings[row].number
+                self._warned[row] = self._warnings[row]
                 for target, view in self._copies[row]:
                     target[...] = view
 
@@ -86,7 +86,7 @@ class Simulations:
     def read(self, rows: Iterable[int]) -> None:
         """Read the fields of some simulations anew."""
         for row in rows:
-            self._warned[row] = self._warnings[row].number
+            self._warned[row] = self._warnings[row]
             for target, view in self._copies[row]:
                 target[...] = view
 

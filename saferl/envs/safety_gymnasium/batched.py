@@ -80,7 +80,10 @@ class NavigationBatch(SimulationBatch):
             fields=self._fields(),
             num_threads=num_threads,
         )
-        self._controls = [world.data.ctrl for world in self._worlds]
+        # A view: it changes with the positions of all bodies.
+        fields = self.simulations.fields
+        fields["agent_pos"] = fields["xpos"][:, maker.model.body("agent").id]
+        self._parts = [(world.model, world.data, world.data.ctrl) for world in self._worlds]
         self._limits = maker.model.actuator_ctrlrange.T.copy()
         self.substeps, self.needs_forward = task.sim_conf.frameskip_binom_n, True
         self._needs_contacts = self._costs.needs_contacts or isinstance(self._task, ButtonBatch)
@@ -95,7 +98,6 @@ class NavigationBatch(SimulationBatch):
         root = int(model.body_rootid[agent])
         fields = {
             "xpos": lambda data: data.xpos,
-            "agent_pos": lambda data: data.xpos[agent],
             "agent_mat": lambda data: data.xmat[agent],
             "sensors": lambda data: data.sensordata,
         }
@@ -108,21 +110,20 @@ class NavigationBatch(SimulationBatch):
 
     def _advance(self, actions: Array) -> None:
         controls = np.clip(actions, *self._limits)
-        targets = self.mocap_targets()
+        targets, parts, substeps, contacts = self.mocap_targets(), self._parts, self.substeps, self._contacts
 
         def step(row: int) -> None:
-            world = self._worlds[row]
-            model, data = world.model, world.data
-            self._controls[row][:] = controls[row]
+            model, data, control = parts[row]
+            control[:] = controls[row]
             if targets is None:
-                mujoco.mj_step(model, data, self.substeps)
+                mujoco.mj_step(model, data, substeps)
             else:
                 for target in targets[row]:
                     data.mocap_pos[:] = target
                     mujoco.mj_step(model, data)
             mujoco.mj_forward(model, data)
             if self._needs_contacts:
-                self._contacts[row] = data.contact.geom.copy()
+                contacts[row] = data.contact.geom.copy()
 
         self.simulations.advance(step)
         if self._needs_contacts:
@@ -157,8 +158,10 @@ class NavigationBatch(SimulationBatch):
         fields: dict[str, Any] = self._read() | {"touched": self._touched}
         if self._needs_velocity:
             # MuJoCo gives the velocity of the point of the agent's body that is at its tree's centre of mass.
-            spin, shift = fields["twist"][:, :3], fields["agent_pos"] - fields["mass_centre"]
-            fields["agent_vel"] = fields["twist"][:, 3:] + np.cross(spin, shift)
+            p, q, r, *linear = fields["twist"].T
+            x, y, z = (fields["agent_pos"] - fields["mass_centre"]).T
+            turning = q * z - r * y, r * x - p * z, p * y - q * x
+            fields["agent_vel"] = np.stack([v + w for v, w in zip(linear, turning, strict=True)], axis=1)
         rewards = self._task.reward(fields)
         if self._reward_clip:
             rewards = np.clip(rewards, -self._reward_clip, self._reward_clip)
