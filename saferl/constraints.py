@@ -18,6 +18,8 @@ from saferl.errors import ConstraintError, UnknownNameError
 Kind = Literal["episode_sum", "discounted", "step_rate", "statewise", "probability", "cvar"]
 Sense = Literal["<=", ">="]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+VIOLATION_RATE = "violation rate per step"
+"""In records: what a policy was trained to lower by a solver that knows no budgets."""
 
 
 @dataclass(frozen=True)

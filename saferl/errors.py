@@ -91,6 +91,7 @@ _EXTRA_OF = {
     "cloudpickle": ("cloudpickle", "train"),
     "gymnasium": ("gymnasium", "train"),
     "jinja2": ("jinja2", "report"),
+    "matplotlib": ("matplotlib", "report"),
     "mujoco": ("mujoco", "train"),
     "plotly": ("plotly", "report"),
     "stable_baselines3": ("stable-baselines3", "train"),

@@ -1,7 +1,34 @@
-"""Benchmarks: commands that measure, with numbers as JSON for ``docs/benchmarks``."""
+"""Benchmarks: commands that measure, with numbers as JSON for ``docs/benchmarks``.
 
-from saferl.bench.env import bench_env
-from saferl.bench.resume import bench_resume
-from saferl.bench.training import bench_training
+Each is loaded on first use: some need torch or a simulator, and a process that measures memory must not hold them.
+"""
 
-__all__ = ["bench_env", "bench_resume", "bench_training"]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_LAZY = {
+    "bench_env": "saferl.bench.env",
+    "bench_reload": "saferl.bench.reload",
+    "bench_resume": "saferl.bench.resume",
+    "bench_tabular": "saferl.bench.tabular",
+    "bench_tabular_scale": "saferl.bench.tabular_scale",
+    "bench_training": "saferl.bench.training",
+}
+
+__all__ = [
+    "bench_env",
+    "bench_reload",
+    "bench_resume",
+    "bench_tabular",
+    "bench_tabular_scale",
+    "bench_training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a benchmark on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -40,7 +40,7 @@ def bench_env(
 
     ``batched`` steps the vector environment with random actions, resets included; ``physics`` advances its simulations
     with the same models and threads and does nothing else (the substeps, mocap bodies moved before each, and one
-    forward pass where the task has one);
+    forward pass where the task has one); a tabular environment has none;
     ``reference`` is the single environment in one process, resets included.
 
     Args:
@@ -69,13 +69,14 @@ def bench_env(
     threads = usable_cores() if num_threads is None else num_threads
     envs = saferl.make_vec(env_id, num_envs, backend="batched", num_workers=threads)
     single = saferl.make(env_id)
-    batch: SimulationBatch = envs.batch  # type: ignore[attr-defined]
+    batch: Any = envs.batch  # type: ignore[attr-defined]
     steps = steps or envs.horizon or 1000
     sources: dict[str, Callable[[], float]] = {
         "reference": lambda: _reference_speed(single, steps),
         "batched": lambda: _batched_speed(envs, steps),
-        "physics": lambda: _physics_speed(envs, batch, steps),
     }
+    if isinstance(batch, SimulationBatch):
+        sources["physics"] = lambda: _physics_speed(envs, batch, steps)
     if peer_words is not None:
         sources["peer"] = lambda: run_peer(peer_words)
     readings: dict[str, list[float]] = {name: [] for name in sources}

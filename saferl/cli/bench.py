@@ -75,7 +75,7 @@ def train(
     """Training throughput, ours and a peer's, measured in turn."""
     from saferl.bench import bench_training
 
-    options, settings = _options(solver, set_)
+    options, settings = _options(solver, set_, env)
     _check_output(json)
     result = bench_training(
         solver, env, steps=steps, repeats=repeats, options=options, settings=settings, peer=peer, report=_report
@@ -121,13 +121,100 @@ def resume(
         raise typer.Exit(1)
 
 
-def _options(solver: str, assignments: list[str] | None) -> tuple[dict[str, Any], Any]:
+@bench_app.command(epilog="Example: saferl bench tabular --json tabular.json --figure last-iterate.svg")
+def tabular(
+    instance: Annotated[list[str] | None, typer.Option(help="Instances (repeatable). Default: all.")] = None,
+    solver: Annotated[list[str] | None, typer.Option(help="Tabular solvers (repeatable). Default: all.")] = None,
+    iterations: Annotated[int, typer.Option(help="Iterations of every solver that iterates.")] = 2000,
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture (.svg, .png) of gap and multiplier on Paradox A.")
+    ] = None,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="Instead: the LP and ReLOAD on 100 to 100,000 states.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Every tabular solver on every instance, its last iterate against the exact optimum."""
+    from saferl.bench import bench_tabular, bench_tabular_scale
+
+    _check_output(json)
+    if scale:
+        result = bench_tabular_scale(report=_report)
+        _print_scale(result)
+        _write(json, result)
+        return
+    result = bench_tabular(instance, solver, iterations=iterations, figure=figure, report=_report)
+    names = list(next(iter(result["instances"].values()))["solvers"])
+    print_rows(
+        ("gap | violation | oscillation", *names),
+        [(key, *(_late(row["solvers"][name]) for name in names)) for key, row in result["instances"].items()],
+        title=f"Last iterates after {iterations} iterations, mean per step; {result['seconds']} s",
+    )
+    _write(json, result)
+
+
+def _print_scale(result: dict[str, Any]) -> None:
+    print_rows(
+        ("states", "optimum (s)", "certified gap", "oracle calls", "memory (MB)", "ReLOAD iteration (s)"),
+        [
+            (
+                f"{row['states']:,}",
+                f"{row['lp_seconds']:.2f}",
+                f"{row['certified_gap']:.0e}",
+                str(row["oracle_calls"]),
+                "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}",
+                f"{row['reload_iteration_seconds']:.4f}",
+            )
+            for row in result["sizes"]
+        ],
+        title="Exact optimum by column generation on sparse grids with 4 actions",
+    )
+
+
+def _late(entry: dict[str, Any]) -> str:
+    if "error" in entry:
+        return "-"
+    return f"{entry['gap']:.0e} | {entry['violation']:.0e} | {entry['oscillation']:.0e}"
+
+
+@bench_app.command(epilog="Example: saferl bench reload --steps 200000 --json reload.json")
+def reload(
+    task: Annotated[list[str] | None, typer.Option(help="Finite CMDPs by env id (repeatable). Default: four.")] = None,
+    steps: Annotated[int, typer.Option(help="Environment steps of every training.")] = 200_000,
+    seeds: Annotated[str, typer.Option(help="Reported training seeds, 0-4 or 0,5,10.")] = "0,5,10",
+    json: Json = None,
+) -> None:
+    """Do late iterates settle? Sampled solvers, each tuned alike, every iterate evaluated exactly."""
+    from saferl.bench import bench_reload
+    from saferl.bench.reload import TASKS
+    from saferl.training.config_file import parse_seeds
+
+    _check_output(json)
+    result = bench_reload(tuple(task or TASKS), steps=steps, seeds=parse_seeds(seeds), report=_report)
+    columns = ("last_gap", "last_violation", "late_cost_deviation", "late_oscillation", "late_crossings")
+    print_rows(
+        ("task, solver", *(column.replace("_", " ") for column in columns)),
+        [
+            (f"{name}, {variant}", *(f"{entry['mean'][column]:.4f}" for column in columns))
+            for name, row in result["tasks"].items()
+            for variant, entry in row["variants"].items()
+        ],
+        title=f"Means over seeds {seeds} after {steps:,} steps, per step of the environment",
+    )
+    _write(json, result)
+
+
+def _options(solver: str, assignments: list[str] | None, env: str | None = None) -> tuple[dict[str, Any], Any]:
+    """Options of solver and run, from the recipe of ``env`` as ``saferl train`` takes them."""
     from dataclasses import asdict
 
     from saferl.solvers import SOLVERS
+    from saferl.training.recipes import find_recipe
     from saferl.training.settings import split_assignments
 
-    config, settings = split_assignments(list(assignments or []), SOLVERS.load(solver).config_class)
+    recipe = find_recipe(env) if env is not None else None
+    base = recipe.options_for(solver) if recipe is not None else {}
+    config, settings = split_assignments(list(assignments or []), SOLVERS.load(solver).config_class, base)
     return asdict(config), settings
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from saferl.constraints import VIOLATION_RATE
 from saferl.errors import ConfigError
 
 stdout = Console()
@@ -97,6 +98,13 @@ def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
                 f"[{style}]{entry['verdict']}[/]",
             )
     print_table(table)
+    for summary in summaries:
+        if summary["policy"].get("trained_for") == VIOLATION_RATE:
+            for name, entry in summary["constraints"].items():
+                rate = entry["step_violation_rate"]
+                found = "an unknown share" if rate is None else f"{100 * rate:.2g} %"
+                label = summary["policy"]["label"]
+                say(f"{label} violates {name} in {found} of its steps. It was trained for few, not for a budget.")
 
 
 def parse_budgets(assignments: Sequence[str] | None, option: str = "--budget") -> dict[str, float] | None:

@@ -45,6 +45,9 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option(help="Artefact or run folder whose policy and normaliser to start from.")
     ] = None,
+    recipe: Annotated[
+        bool, typer.Option("--recipe/--no-recipe", help="Start from the options that suit the task's family.")
+    ] = True,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with any of these; options of the command line override it.")
     ] = None,
@@ -82,9 +85,9 @@ def train(
     elif request.solver is None or request.env is None:
         raise ConfigError("A training needs a solver and an environment: saferl train SOLVER ENV, or --resume DIR.")
     elif request.seeds is not None:
-        results = _train_seeds(request, assignments, jobs)
+        results = _train_seeds(request, assignments, jobs, recipe)
     else:
-        results = [_train_one(request, assignments)]
+        results = [_train_one(request, assignments, recipe)]
     if as_json:
         print_json(results if request.seeds is not None or len(results) != 1 else results[0])
         return
@@ -97,12 +100,16 @@ def train(
         say(f"Next: evaluate each ({shlex.join(['saferl', 'eval', folders[0]])}), then saferl report with all of them")
 
 
-def _arguments(request: Any, assignments: list[str]) -> dict[str, Any]:
+def _arguments(request: Any, assignments: list[str], has_recipe: bool) -> dict[str, Any]:
     """The arguments of :func:`saferl.train` that seeds have in common."""
     from saferl.solvers import SOLVERS
+    from saferl.training.recipes import find_recipe
     from saferl.training.settings import split_assignments
 
-    options, settings = split_assignments(assignments, SOLVERS.load(request.solver).config_class, request.options)
+    config_class = SOLVERS.load(request.solver).config_class
+    recipe = find_recipe(request.env) if has_recipe else None
+    base = recipe.options_for(request.solver) if recipe is not None else {}
+    options, settings = split_assignments(assignments, config_class, {**base, **request.options})
     return {
         "solver": request.solver,
         "env_id": request.env,
@@ -115,6 +122,7 @@ def _arguments(request: Any, assignments: list[str]) -> dict[str, Any]:
         "settings": settings,
         "device": request.device or "auto",
         "init_from": request.init_from,
+        "recipe": None if recipe is None else recipe.name,
     }
 
 
@@ -122,12 +130,12 @@ def _default_out(request: Any) -> Path:
     return Path("runs") / f"{request.solver}-{request.env.replace(':', '.').replace('/', '.')}"
 
 
-def _train_one(request: Any, assignments: list[str]) -> dict[str, Any]:
+def _train_one(request: Any, assignments: list[str], has_recipe: bool) -> dict[str, Any]:
     from saferl.cli.side_by_side import outcome
     from saferl.training import train as run_training
 
     seed = request.seed or 0
-    arguments = _arguments(request, assignments)
+    arguments = _arguments(request, assignments, has_recipe)
     default = _default_out(request)
     out = Path(request.out) if request.out else _free_name(default.with_name(f"{default.name}-{seed}"))
     with progress_bar() as bar:
@@ -139,7 +147,7 @@ def _train_one(request: Any, assignments: list[str]) -> dict[str, Any]:
             raise
 
 
-def _train_seeds(request: Any, assignments: list[str], jobs: int | None) -> list[dict[str, Any]]:
+def _train_seeds(request: Any, assignments: list[str], jobs: int | None, has_recipe: bool) -> list[dict[str, Any]]:
     from saferl.cli.side_by_side import train_side_by_side
     from saferl.envs.core import find_spec
     from saferl.storage import prepare_output
@@ -148,7 +156,7 @@ def _train_seeds(request: Any, assignments: list[str], jobs: int | None) -> list
     seeds = parse_seeds(request.seeds)
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs must be at least 1; got {jobs}.")
-    arguments = _arguments(request, assignments)
+    arguments = _arguments(request, assignments, has_recipe)
     out = Path(request.out) if request.out else _free_name(_default_out(request))
     prepare_output(out, what="the training runs")
     spec = find_spec(request.env)

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from saferl.constraints import ConstraintSet
-from saferl.envs.costs import check_cost, read_costs
+from saferl.envs.costs import check_cost, read_costs, read_margins
 from saferl.errors import EnvContractError
 
 CostFn = Callable[[Any, Any, Any], float | Mapping[str, float]]
@@ -75,7 +75,9 @@ class CostContract(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The outermost wrapper of ``saferl.make``: checks every step and carries the constraints.
 
     ``info["costs"]`` holds every cost by name, ``info["cost"]`` the env's own scalar (the sum of the named costs only
-    if it has none), ``last_costs`` the costs of the constraints in order, float64 of shape (num_constraints,).
+    if it has none), ``last_costs`` the costs of the constraints in order, float64 of shape (num_constraints,), and
+    ``last_margins`` how far each constraint was from being broken in that step, > 0 where it was: the env's
+    ``info["margins"]``, or the positive part of the cost where it gives none.
     """
 
     def __init__(
@@ -94,13 +96,14 @@ class CostContract(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.horizon = horizon
         self.is_fixed_horizon = is_fixed_horizon
         self.last_costs = np.zeros(len(constraints))
+        self.last_margins = np.zeros(len(constraints))
         self.last_cost = 0.0
 
     def step(self, action: Any) -> Any:
         """Step the env.
 
         Raises:
-            CostError: a cost is missing, NaN or infinite.
+            CostError: a cost is missing, or a cost or a margin is NaN or infinite.
             EnvContractError: the step is not a 5-tuple, the reward is not finite, or info is not a dict.
         """
         result: Any = self.env.step(action)
@@ -116,6 +119,7 @@ class CostContract(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(info, dict):
             raise EnvContractError(f"{self.env_id}: info must be a dict with the costs; got {info!r}.")
         self.last_costs = read_costs(info, self.constraints.names, self.env_id)
+        self.last_margins = read_margins(info, self.constraints.names, self.last_costs, self.env_id)
         if not isinstance(info.get("costs"), Mapping):
             info["costs"] = {"cost": float(self.last_costs[0])}
         if "cost" not in info:

@@ -48,6 +48,9 @@ class StepArrays:
     """float64 (num_envs,)."""
     costs: Array
     """float64 (num_envs, num_constraints), of the step just taken, also at episode end."""
+    margins: Array
+    """float64 (num_envs, num_constraints), of the step just taken: how far each constraint is from being broken, > 0
+    where it is. Where an env gives no margin, the positive part of the cost (1 where an indicator occurs, else 0)."""
     cost: Array
     """float64 (num_envs,), the env's own scalar."""
     terminated: Array
@@ -92,6 +95,7 @@ class StepArrays:
             actions=tree(action_space, "action"),
             rewards=array((num_envs,), np.float64),
             costs=array((num_envs, num_constraints), np.float64),
+            margins=array((num_envs, num_constraints), np.float64),
             cost=array((num_envs,), np.float64),
             terminated=array((num_envs,), np.bool_),
             truncated=array((num_envs,), np.bool_),
@@ -105,8 +109,21 @@ class StepArrays:
         observations = list(leaf_spaces(observation_space, "observation").values())
         parts = [*observations, *observations, *leaf_spaces(action_space, "action").values()]
         total = sum(_aligned(num_envs * int(np.prod(p.shape or ())) * np.dtype(p.dtype).itemsize) for p in parts)
-        total += _aligned(8 * num_envs) * 2 + _aligned(8 * num_envs * num_constraints) + _aligned(num_envs) * 2
+        total += _aligned(8 * num_envs) * 2 + _aligned(8 * num_envs * num_constraints) * 2 + _aligned(num_envs) * 2
         return max(1, total)
+
+    def contract_state(self, row: int) -> dict[str, Any]:
+        """What :func:`saferl.envs.state.get_state` gives for the contract of the single env in ``row``."""
+        return {
+            "last_costs": self.costs[row].copy(),
+            "last_margins": self.margins[row].copy(),
+            "last_cost": float(self.cost[row]),
+        }
+
+    def set_contract_state(self, row: int, state: Mapping[str, Any]) -> None:
+        """Take back :meth:`contract_state`."""
+        self.costs[row], self.margins[row] = state["last_costs"], state["last_margins"]
+        self.cost[row] = state["last_cost"]
 
     def rows(self, start: int, stop: int) -> StepArrays:
         """Views of the rows [start, stop)."""
@@ -121,6 +138,7 @@ class StepArrays:
             actions=cut(self.actions),
             rewards=self.rewards[part],
             costs=self.costs[part],
+            margins=self.margins[part],
             cost=self.cost[part],
             terminated=self.terminated[part],
             truncated=self.truncated[part],

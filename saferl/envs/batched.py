@@ -1,7 +1,8 @@
 """The batched backend: many simulations of one task in one process, everything around the physics by array operations.
 
-:class:`SimulationBatch` holds what all tasks have in common: checks of actions, seeds, time limits, costs in columns,
-divergence, and SAME_STEP autoreset. A task says how its simulations advance, what a step gave, and how one begins anew.
+:class:`SimulationBatch` holds what all tasks have in common: checks of actions, seeds, time limits, costs and
+margins in columns, divergence, and SAME_STEP autoreset. A task says how its simulations advance, what a step gave, and
+how one begins anew.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class SimulationBatch(ABC):
     """Drives ``num_envs`` simulations of one task, as :class:`~saferl.envs.block.EnvBlock` drives single envs.
 
     A simulation that diverges is reported by a warning with its number; its episode ends there, truncated, with the
-    observation of the step before, no reward, and every cost at 1, the most that a step can cost. The others go on.
+    observation of the step before, no reward, and every cost at 1, the most that a step can cost; so is every margin.
+    The others go on.
     """
 
     simulations: Simulations
@@ -76,8 +78,12 @@ class SimulationBatch(ABC):
         """Advance all simulations by one step with ``actions`` (num_envs, action_size), and read their fields."""
 
     @abstractmethod
-    def _outcome(self) -> tuple[Array, dict[str, Any], Mask, Mask]:
-        """Rewards, costs by name (``cost`` among them), and what ended in the step just taken, all (num_envs,)."""
+    def _outcome(self) -> tuple[Array, dict[str, Any], dict[str, Array], Mask, Mask]:
+        """What came of the step just taken, all (num_envs,).
+
+        Returns:
+            Rewards, costs by name (``cost`` among them), margins of those that have one, what terminated, what was cut.
+        """
 
     @abstractmethod
     def _observe(self, rows: Any) -> Array:
@@ -96,7 +102,7 @@ class SimulationBatch(ABC):
         """Bring ``row`` to a state of :meth:`_get_state`."""
 
     def mocap_targets(self) -> Array | None:
-        """Where mocap bodies are put before each substep of the next step, (num_envs, substeps, 3); None: there are none."""
+        """Where mocap bodies are put before each substep of a step, (num_envs, substeps, 3); None if none are."""
         return None
 
     def reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None = None) -> None:
@@ -132,15 +138,17 @@ class SimulationBatch(ABC):
         if self.diverged.any():
             self._report_divergence()
         self.steps += 1
-        rewards, costs, terminated, truncated = self._outcome()
+        rewards, costs, margins, terminated, truncated = self._outcome()
         if self.horizon is not None:
             truncated |= self.steps >= self.horizon
         arrays.rewards[:] = rewards
         for column, name in enumerate(self.constraints.names):
             arrays.costs[:, column] = costs[name]
+            arrays.margins[:, column] = margins.get(name, costs[name])
         arrays.cost[:] = costs["cost"]
         if self.diverged.any():
-            arrays.rewards[self.diverged], arrays.costs[self.diverged], arrays.cost[self.diverged] = 0.0, 1.0, 1.0
+            arrays.rewards[self.diverged], arrays.cost[self.diverged] = 0.0, 1.0
+            arrays.costs[self.diverged], arrays.margins[self.diverged] = 1.0, 1.0
             terminated[self.diverged], truncated[self.diverged] = False, True
         arrays.terminated[:], arrays.truncated[:] = terminated, truncated
         self._end_episodes(self._observe(slice(None)), np.flatnonzero(terminated | truncated))

@@ -35,13 +35,15 @@ class EnvBlock:
     def step(self) -> None:
         """Take ``arrays.actions``; an episode that ends is followed at once by a reset.
 
-        ``costs`` are those of the step just taken, also at an episode's end; ``final_obs`` keeps its last observation.
+        ``costs`` and ``margins`` are those of the step just taken, also at an episode's end; ``final_obs`` keeps its
+        last observation.
         """
         arrays = self.arrays
         for row, env in enumerate(self.envs):
             obs, reward, terminated, truncated, _ = env.step(read_row(arrays.actions, row, self._action_space))
             arrays.rewards[row] = reward
             arrays.costs[row] = env.last_costs
+            arrays.margins[row] = env.last_margins
             arrays.cost[row] = env.last_cost
             arrays.terminated[row] = terminated
             arrays.truncated[row] = truncated

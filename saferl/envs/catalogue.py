@@ -1,6 +1,7 @@
 """The environments that saferl knows by name, as data: reading it needs neither gymnasium nor a simulator.
 
-The budgets are those of the published benchmarks: an expected cost of at most 25 per episode.
+The budgets of simulated tasks are those of the published benchmarks: an expected cost of at most 25 per episode. The
+tabular ones are finite CMDPs with known optima (:mod:`saferl.envs.tabular.instances`); their budgets bind.
 """
 
 from __future__ import annotations
@@ -104,7 +105,28 @@ def _navigation_specs() -> Iterator[EnvSpec]:
             )
 
 
-SPECS: tuple[EnvSpec, ...] = (
+def _tabular(
+    env_id: str, instance: str, gamma: float, horizon: int, summary: str, **budgets: tuple[float, float]
+) -> EnvSpec:
+    """A finite CMDP without an end; ``budgets`` are budget and largest cost of a step, by name."""
+    return EnvSpec(
+        id=env_id,
+        factory="saferl.envs.tabular.env:make_tabular",
+        constraints=ConstraintSet(
+            Constraint(name, budget, "discounted", gamma, max_step_cost=largest)
+            for name, (budget, largest) in budgets.items()
+        ),
+        default_constraints=tuple(budgets),
+        horizon=horizon,
+        is_fixed_horizon=True,
+        summary=summary,
+        batched="saferl.envs.tabular.batch:make_tabular_batch",
+        requires=("gymnasium",),
+        kwargs={"instance": instance},
+    )
+
+
+SIMULATED_SPECS: tuple[EnvSpec, ...] = (
     _velocity("HalfCheetah", limit="its x velocity exceeds 3.2096", is_fixed_horizon=True),
     _velocity("Hopper", limit="its x velocity exceeds 0.7402"),
     _velocity("Walker2d", limit="its x velocity exceeds 2.3415"),
@@ -113,4 +135,62 @@ SPECS: tuple[EnvSpec, ...] = (
     _velocity("Humanoid", limit="its horizontal speed exceeds 1.4149"),
     *_navigation_specs(),
 )
+"""Tasks of the published benchmarks, in MuJoCo."""
+
+TABULAR_SPECS: tuple[EnvSpec, ...] = (
+    _tabular(
+        *("ParadoxA-v0", "paradox_a", 0.9, 66),
+        "Two states; what earns is what costs, so that only a stochastic policy is optimal.",
+        cost=(5.0, 1.0),
+    ),
+    _tabular(
+        *("ParadoxB-v0", "paradox_b", 0.9, 66),
+        "Two states; being in the first one earns 1 and costs 1.",
+        cost=(5.0, 1.0),
+    ),
+    _tabular(
+        *("DingRandom-v0", "ding_20x10", 0.8, 31),
+        "Random CMDP with 20 states and 10 actions; the unconstrained optimum is only 1.2 % above the constrained one.",
+        cost=(2.0, 1.0),
+    ),
+    _tabular(
+        *("RandomBinding10-v0", "random_binding_10", 0.9, 66),
+        "Random CMDP with 10 states and 5 actions under a tight budget.",
+        cost=(3.379436467402, 1.0),
+    ),
+    _tabular(
+        *("RandomBinding11-v0", "random_binding_11", 0.9, 66),
+        "Random CMDP with 10 states and 5 actions under a tight budget.",
+        cost=(3.66932034281, 1.0),
+    ),
+    _tabular(
+        *("GridworldHazards-v0", "gridworld", 0.99, 688),
+        "8 x 8 grid with slips: reach the goal, where every step earns 1; a step in a hazard costs 1.",
+        cost=(1.322938049906, 1.0),
+    ),
+    _tabular(
+        *("FrozenLakeCost-v0", "frozen_lake", 0.99, 688),
+        "Gymnasium's slippery 4 x 4 lake: a step in the goal earns 1, a step in a hole costs 1; both keep the agent.",
+        cost=(5.843505499691, 1.0),
+    ),
+    _tabular(
+        *("Queueing-v0", "queueing", 0.95, 135),
+        "Admission and service control of a queue: keep it short; serving faster and rejecting customers cost.",
+        effort=(10.0, 1.0),
+        rejections=(0.401525611514, 0.6),
+    ),
+    _tabular(
+        *("Inventory-v0", "inventory", 0.95, 135),
+        "Order stock against random demand: earn a profit; a stock-out costs its probability.",
+        stock_out=(0.47269886668, 1.0),
+    ),
+    _tabular(
+        *("Garnet-v0", "garnet", 0.95, 135),
+        "Random CMDP with 100 states, 4 actions and 3 successors each.",
+        cost=(6.898496358138, 1.0),
+    ),
+)
+"""Finite CMDPs."""
+
+SPECS: tuple[EnvSpec, ...] = SIMULATED_SPECS + TABULAR_SPECS
 """One entry per environment id."""

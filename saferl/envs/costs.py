@@ -39,6 +39,51 @@ def read_costs(info: Mapping[str, Any], names: Sequence[str], env_id: str) -> np
     return values
 
 
+def read_margins(
+    info: Mapping[str, Any], names: Sequence[str], costs: npt.NDArray[np.float64], env_id: str
+) -> npt.NDArray[np.float64]:
+    """How far the constraints ``names`` are from being broken in one step, > 0 where they are, shape (len(names),).
+
+    Where ``info["margins"]`` does not name one, it is the positive part of the cost: an indicator counts as 1 where it
+    occurs, and as 0, which is not broken, where it does not.
+
+    Args:
+        info: Of the step.
+        names: Names of the constraints.
+        costs: Their costs, of :func:`read_costs`.
+        env_id: For messages.
+
+    Raises:
+        CostError: the margins are not a mapping, or one is not a finite number.
+    """
+    margins = np.maximum(costs, 0.0)
+    given = info.get("margins")
+    if given is None:
+        return margins
+    if not isinstance(given, Mapping):
+        raise CostError(
+            f"{env_id}: info['margins'] must be a mapping from names of costs to numbers; got {given!r}. "
+            "Give signed distances by name, > 0 where the cost occurs, or leave the key out."
+        )
+    for index, name in enumerate(names):
+        if name in given:
+            margins[index] = _finite_margin(given[name], name, env_id)
+    return margins
+
+
+def _finite_margin(value: Any, name: str, env_id: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CostError(
+            f"{env_id}: the margin of {name!r} must be a finite number; got {value!r}. "
+            "Fix the env, or leave this name out of info['margins']."
+        )
+    return number
+
+
 def check_cost(value: Any, name: str, env_id: str) -> float:
     """``value`` as a finite float.
 

@@ -32,7 +32,7 @@ class EnvSpec:
     prefers_processes: bool = False
     """True if a step takes so long that worker processes pay off (``make_vec(..., backend="auto")`` starts them)."""
     batched: str = ""
-    """``"package.module:Class"`` of the task's :class:`saferl.envs.batched.SimulationBatch`; empty if it has none."""
+    """``"package.module:function"`` that makes the task's :class:`saferl.envs.vector.Batch`; empty if it has none."""
     requires: tuple[str, ...] = ()
     """Distributions that the factory needs, beyond saferl's base."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)

@@ -136,7 +136,7 @@ def _attributes(*names: str) -> Handler:
 
 
 _KNOWN: dict[type, Handler] = {
-    CostContract: _attributes("last_costs", "last_cost"),
+    CostContract: _attributes("last_costs", "last_margins", "last_cost"),
     CostFunction: _attributes("_obs"),
     SixTupleAdapter: _attributes(),
     TimeLimit: _attributes("_elapsed_steps"),

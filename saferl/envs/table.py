@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from saferl.envs.catalogue import SPECS
+from saferl.envs.catalogue import SIMULATED_SPECS, TABULAR_SPECS
 from saferl.envs.core import make
 from saferl.envs.spec import EnvSpec
 
 _HEAD = """# Tasks
 
 Made by `python -m saferl.envs.table docs/tasks.md`; do not edit.
+
+## Simulated tasks
 
 Every cost is 0 or 1 per step, and every budget is 25 per episode unless another one is given. Without `--budget` only
 `cost` is constrained. Costs in **bold** come with a signed margin in `info["margins"]` (> 0 where the cost occurs).
@@ -29,11 +31,32 @@ Episodes of a task marked *fixed* never end before the horizon.
 | Id | Observations | Actions | Costs | Horizon | Task |
 |---|---|---|---|---|---|
 """
+_TABULAR_HEAD = """
+## Tabular tasks
+
+Finite CMDPs whose optimum is known exactly ([environments](environments.md#finite-cmdps)). Observation and action are
+numbers. Rewards and costs are discounted, and the budgets, which hold without `--budget`, limit discounted sums; the
+horizon leaves 0.1 % of one. Every episode is truncated there, none ends before.
+
+| Id | States | Actions | Budgets | Discount | Horizon | Task |
+|---|---|---|---|---|---|---|
+"""
 
 
 def tasks_table() -> str:
     """The page, in Markdown."""
-    return _HEAD + "".join(f"{row_of(spec)}\n" for spec in SPECS)
+    simulated = "".join(f"{row_of(spec)}\n" for spec in SIMULATED_SPECS)
+    return _HEAD + simulated + _TABULAR_HEAD + "".join(f"{tabular_row_of(spec)}\n" for spec in TABULAR_SPECS)
+
+
+def tabular_row_of(spec: EnvSpec) -> str:
+    """One row of the table of finite CMDPs; the environment is made."""
+    env: Any = make(spec.id)
+    budgets = ", ".join(f"`{constraint.name}` <= {constraint.budget:.4g}" for constraint in spec.constraints)
+    return (
+        f"| `{spec.id}` | {env.observation_space.n} | {env.action_space.n} | {budgets} | {spec.constraints[0].gamma:g} "
+        f"| {spec.horizon} | {spec.summary} |"
+    )
 
 
 def row_of(spec: EnvSpec) -> str:

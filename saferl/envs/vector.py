@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import gymnasium
 import numpy as np
@@ -22,9 +22,6 @@ from saferl.envs.state import State
 from saferl.envs.workers import WorkerPool
 from saferl.errors import ConfigError, UnknownNameError
 from saferl.registry import load_object
-
-if TYPE_CHECKING:
-    from saferl.envs.batched import SimulationBatch
 
 Backend = Literal["auto", "batched", "reference", "sync", "process"]
 BACKENDS: tuple[str, ...] = ("auto", "batched", "reference", "sync", "process")
@@ -53,14 +50,33 @@ class Driver(Protocol):
         """Free everything."""
 
 
+class Batch(Driver, Protocol):
+    """A driver without single environments, which says itself what they would."""
+
+    env_id: str
+    constraints: ConstraintSet
+    num_envs: int
+    horizon: int | None
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """Of one environment."""
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """Of one environment."""
+
+
 class CostVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """Many copies of one environment, stepped together.
 
-    Gymnasium's vector interface with SAME_STEP autoreset. ``infos["costs"]`` is float64 of shape
-    (num_envs, num_constraints), the costs of the step just taken, also at episode end; ``infos["cost"]`` the env's own
-    scalar (num_envs,). Where an episode ended (``infos["_final_obs"]``), that row of ``infos["final_obs"]`` is its last
-    observation, while the returned observation already belongs to the next episode. ``infos["diverged"]`` is there only
-    if a simulation of the batched backend diverged (:class:`~saferl.envs.batched.SimulationBatch`), and says which.
+    Gymnasium's vector interface with SAME_STEP autoreset. ``infos["costs"]`` is float64 of shape (num_envs,
+    num_constraints), the costs of the step just taken, also at episode end; ``infos["margins"]``, of the same shape,
+    how far each constraint was from being broken in it, > 0 where it was (:class:`~saferl.envs.batch.StepArrays`);
+    ``infos["cost"]`` the env's own scalar (num_envs,). Where an episode ended (``infos["_final_obs"]``), that row of
+    ``infos["final_obs"]`` is its last observation, while the returned observation already belongs to the next episode.
+    ``infos["diverged"]`` is there only if a simulation of the batched backend diverged
+    (:class:`~saferl.envs.batched.SimulationBatch`), and says which.
     """
 
     def __init__(self, factories: Sequence[ContractFactory], *, num_workers: int = 0) -> None:
@@ -146,6 +162,8 @@ class CostVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         infos: dict[str, Any] = {
             "costs": arrays.costs.copy(),
             "_costs": np.ones(self.num_envs, dtype=np.bool_),
+            "margins": arrays.margins.copy(),
+            "_margins": np.ones(self.num_envs, dtype=np.bool_),
             "cost": arrays.cost.copy(),
             "_cost": np.ones(self.num_envs, dtype=np.bool_),
         }
@@ -191,9 +209,9 @@ class CostVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
 
 class BatchedVectorEnv(CostVectorEnv):
-    """The same, around a :class:`~saferl.envs.batched.SimulationBatch`: there are no single environments in it."""
+    """The same, around a :class:`Batch` (:mod:`saferl.envs.batched`): there are no single environments in it."""
 
-    def __init__(self, batch: SimulationBatch, *, is_fixed_horizon: bool) -> None:
+    def __init__(self, batch: Batch, *, is_fixed_horizon: bool) -> None:
         """Wrap ``batch``."""
         self._describe(
             batch.constraints,
@@ -208,7 +226,7 @@ class BatchedVectorEnv(CostVectorEnv):
         )
         self._envs = []
         self.batch = batch
-        """What steps the simulations."""
+        """What steps them all."""
         self._driver_or_none = batch
 
 

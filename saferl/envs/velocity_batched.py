@@ -135,7 +135,7 @@ class VelocityBatch(SimulationBatch):
             return centres[:, :2]
         return fields["qpos"][:, :2].copy()
 
-    def _outcome(self) -> tuple[Array, dict[str, Any], Mask, Mask]:
+    def _outcome(self) -> tuple[Array, dict[str, Any], dict[str, Array], Mask, Mask]:
         velocity = (self._places() - self._before) / self._env.dt
         healthy = self._is_healthy()
         # An action is in single precision, and so is Gymnasium's control cost; that of Humanoid uses the controls.
@@ -148,8 +148,8 @@ class VelocityBatch(SimulationBatch):
         speed = velocity[:, 0]
         if self._limit.is_horizontal:
             speed = np.sqrt(velocity[:, 0] ** 2 + velocity[:, 1] ** 2)
-        cost = speed > self._limit.threshold
-        return rewards, {"cost": cost}, ~healthy, np.zeros(self.num_envs, dtype=np.bool_)
+        margin = speed - self._limit.threshold
+        return rewards, {"cost": margin > 0.0}, {"cost": margin}, ~healthy, np.zeros(self.num_envs, dtype=np.bool_)
 
     def _is_healthy(self) -> Mask:
         if not self._runner.can_fall:
@@ -192,7 +192,7 @@ class VelocityBatch(SimulationBatch):
         if generator is None:
             raise EnvContractError(f"{self.env_id}: the state must be taken after a reset; got one of before.")
         known: dict[str, State] = {
-            "CostContract": {"last_costs": self.arrays.costs[row].copy(), "last_cost": float(self.arrays.cost[row])},
+            "CostContract": self.arrays.contract_state(row),
             "VelocityCost": {},
             "TimeLimit": {"_elapsed_steps": int(self.steps[row])},
             "OrderEnforcing": {"_has_reset": True},
@@ -213,4 +213,4 @@ class VelocityBatch(SimulationBatch):
         set_mujoco_state(self._model, self._datas[row], runner["physics"])
         self.generators[row], self.generator_seeds[row] = new_generator(runner["generator"]), runner["generator_seed"]
         self.steps[row] = known["TimeLimit"]["_elapsed_steps"]
-        self.arrays.costs[row], self.arrays.cost[row] = contract["last_costs"], contract["last_cost"]
+        self.arrays.set_contract_state(row, contract)

@@ -1,7 +1,33 @@
-"""Running a policy on fixed seeds, and what the episodes say about each constraint."""
+"""Running a policy on fixed seeds, and what the episodes say about each constraint; on finite CMDPs, exact values."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from saferl.evaluation.episodes import BLOCK, EpisodeRecord
 from saferl.evaluation.evaluate import EVALUATION_SEED, VALIDATION_SEED, Evaluation, evaluate
 from saferl.evaluation.summary import summarise
 
-__all__ = ["BLOCK", "EVALUATION_SEED", "VALIDATION_SEED", "EpisodeRecord", "Evaluation", "evaluate", "summarise"]
+if TYPE_CHECKING:
+    from saferl.evaluation.exact import ExactEvaluation, evaluate_exactly, tabulate
+
+_LAZY = dict.fromkeys(("ExactEvaluation", "evaluate_exactly", "tabulate"), "saferl.evaluation.exact")
+
+__all__ = [
+    "BLOCK",
+    "EVALUATION_SEED",
+    "VALIDATION_SEED",
+    "EpisodeRecord",
+    "Evaluation",
+    "ExactEvaluation",
+    "evaluate",
+    "evaluate_exactly",
+    "summarise",
+    "tabulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs scipy on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

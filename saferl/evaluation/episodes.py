@@ -8,7 +8,7 @@ lanes that are done are masked until the block is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import gymnasium
@@ -52,6 +52,8 @@ class EpisodeRecord:
     """Undiscounted sum of the env's own scalar cost."""
     discounted_costs: dict[str, float]
     """Discounted sums of the constraints of kind ``discounted``."""
+    violating_steps: dict[str, int] = field(default_factory=dict)
+    """Steps whose margin is > 0, of every constraint that is an upper limit (see ``CostContract.last_margins``)."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, with ``return`` for ``return_``."""
@@ -84,6 +86,7 @@ class BlockRunner:
         gammas = np.array([c.gamma for c in self._constraints])
         returns, own_costs = np.zeros(lanes), np.zeros(lanes)
         costs, discounted = np.zeros((2, lanes, len(self._constraints)))
+        violating = np.zeros((lanes, len(self._constraints)), dtype=np.int64)
         weights = np.ones(len(self._constraints))
         lengths = np.zeros(lanes, dtype=np.int64)
         terminated = np.zeros(lanes, dtype=np.bool_)
@@ -98,6 +101,7 @@ class BlockRunner:
                 returns[lane] += reward
                 lengths[lane] += 1
                 costs[lane] += env.last_costs
+                violating[lane] += env.last_margins > 0.0
                 own_costs[lane] += env.last_cost
                 discounted[lane] += weights * env.last_costs
                 _put(obs, int(lane), new_obs)
@@ -110,6 +114,7 @@ class BlockRunner:
             weights = weights * gammas
         names = self._constraints.names
         kinds = [c.kind for c in self._constraints]
+        is_upper = self._constraints.signs > 0.0
         return [
             EpisodeRecord(
                 episode=first_episode + lane,
@@ -122,6 +127,7 @@ class BlockRunner:
                 discounted_costs={
                     n: float(v) for n, v, k in zip(names, discounted[lane], kinds, strict=True) if k == "discounted"
                 },
+                violating_steps={n: int(v) for n, v, u in zip(names, violating[lane], is_upper, strict=True) if u},
             )
             for lane, seed in enumerate(seeds)
         ]

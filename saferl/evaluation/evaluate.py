@@ -250,6 +250,7 @@ def _policy_facts(policy: Any, label: str | None) -> dict[str, Any]:
             "solver": None,
             "train_steps": None,
             "train_seed": None,
+            "trained_for": None,
             "train_budgets": None,
             "evaluations": None,
         }
@@ -260,6 +261,7 @@ def _policy_facts(policy: Any, label: str | None) -> dict[str, Any]:
         "solver": own.get("solver"),
         "train_steps": own.get("steps"),
         "train_seed": own.get("seed"),
+        "trained_for": own.get("trained_for"),
         "train_budgets": own.get("train_budgets"),
         "weights_sha256": policy.header["sha256"]["weights.safetensors"],
         "evaluations": policy.count_evaluation(),

@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from saferl.constraints import ConstraintSet
+from saferl.constraints import Constraint, ConstraintSet
 from saferl.evaluation.episodes import EpisodeRecord
 from saferl.statistics import assess, iqm, mean_interval_t
 
@@ -51,7 +52,7 @@ def summarise(
             discounted_sums=(
                 np.array([r.discounted_costs[name] for r in records]) if constraint.kind == "discounted" else None
             ),
-        ).to_dict()
+        ).to_dict() | _step_violation_rate(name, records, lengths, horizon)
     low, high = mean_interval_t(returns)
     return {
         "schema": SCHEMA,
@@ -67,6 +68,17 @@ def summarise(
         },
         "constraints": reports,
     }
+
+
+def _step_violation_rate(
+    name: str, records: Sequence[EpisodeRecord], lengths: npt.NDArray[np.int64], horizon: int | None
+) -> dict[str, Any]:
+    """Share of steps that violate a constraint, with its interval; None where episodes did not count them."""
+    if any(name not in r.violating_steps for r in records):
+        return {"step_violation_rate": None, "step_violation_rate_ci95": [None, None]}
+    rate = Constraint(name, budget=0.0, kind="step_rate", max_step_cost=1.0)
+    found = assess(rate, sums=[r.violating_steps[name] for r in records], lengths=lengths, horizon=horizon).to_dict()
+    return {"step_violation_rate": found["mean"], "step_violation_rate_ci95": found["ci95"]}
 
 
 def versions() -> dict[str, str]:

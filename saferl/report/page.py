@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 from pathlib import Path
 from typing import Any
 
+from saferl.constraints import VIOLATION_RATE
 from saferl.errors import MissingExtraError, RunFolderError, UsageError
 from saferl.report import figures
 from saferl.report.figures import Agent
@@ -166,7 +167,22 @@ def mapping(items: Mapping[str, Any]) -> str:
 def headlines(agent: Agent) -> list[tuple[str, str]]:
     """One (verdict, sentence) per constraint."""
     confidence = f"{100 * agent.record.method.confidence:g} % confidence"
-    return [(c.verdict, headline(agent.label, c, confidence)) for c in agent.record.constraints.values()]
+    constraints = agent.record.constraints.values()
+    sentences: list[tuple[str, str]] = [(c.verdict, headline(agent.label, c, confidence)) for c in constraints]
+    if agent.record.policy.trained_for != VIOLATION_RATE:
+        return sentences
+    return [(verdict, f"{text} {violations(c)}") for (verdict, text), c in zip(sentences, constraints, strict=True)]
+
+
+def violations(constraint: ConstraintRecord) -> str:
+    """How often a policy that was trained to violate seldom violates, and that it was not trained for the budget."""
+    name, rate = constraint.name, constraint.step_violation_rate
+    found = "this evaluation did not count them"
+    if rate is not None:
+        ends = constraint.step_violation_rate_ci95
+        sure = f" (95 % interval {percent(ends.low)} to {percent(ends.high)})" if ends.low is not None else ""
+        found = f"{name} is violated in {percent(rate)} of its steps{sure}"
+    return f"It was trained for few violating steps, not for this budget; {found}."
 
 
 def headline(label: str, constraint: ConstraintRecord, confidence: str) -> str:

@@ -64,6 +64,9 @@ class ConstraintRecord:
     verdict: Verdict
     bound: str
     """How ``lower95`` and ``upper95`` were made."""
+    step_violation_rate: float | None
+    """Share of steps that violate the constraint, in [0, 1]; None where the evaluation did not count them."""
+    step_violation_rate_ci95: Interval
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class PolicyInfo:
     solver: str | None
     train_steps: int | None
     train_seed: int | None
+    trained_for: str | None
+    """What training lowered or limited; None if that is not known."""
     train_budgets: Mapping[str, float] | None
     """Budget that each constraint was trained with; None for a policy that was not trained under budgets."""
     evaluations: int | None
@@ -311,13 +316,16 @@ def _read_method(fields: _Fields) -> Method:
 
 def _read_policy(fields: _Fields) -> PolicyInfo:
     name = fields.text("name")
-    label, sha256 = (fields.optional_text(key) if key in fields.data else None for key in ("label", "weights_sha256"))
+    label, trained_for, sha256 = (
+        fields.optional_text(key) if key in fields.data else None for key in ("label", "trained_for", "weights_sha256")
+    )
     return PolicyInfo(
         name=name,
         label=label or name,
         solver=fields.optional_text("solver"),
         train_steps=fields.optional_integer("train_steps"),
         train_seed=fields.optional_integer("train_seed"),
+        trained_for=trained_for,
         train_budgets=None if fields.value("train_budgets") is None else fields.numbers("train_budgets"),
         evaluations=fields.optional_integer("evaluations"),
         weights_sha256=sha256,
@@ -328,6 +336,7 @@ def _read_constraint(name: str, fields: _Fields) -> ConstraintRecord:
     violation_rate = fields.number("violation_rate")
     if not 0.0 <= violation_rate <= 1.0:
         fields.refuse(f"constraints.{name}.violation_rate", "a share in [0, 1]", violation_rate)
+    counts_steps = "step_violation_rate" in fields.data
     return ConstraintRecord(
         name=name,
         kind=cast("Kind", fields.choice("kind", KINDS)),
@@ -344,6 +353,8 @@ def _read_constraint(name: str, fields: _Fields) -> ConstraintRecord:
         violation_rate_ci95=fields.interval("violation_rate_ci95"),
         verdict=cast("Verdict", fields.choice("verdict", get_args(Verdict))),
         bound=fields.text("bound"),
+        step_violation_rate=fields.optional_number("step_violation_rate") if counts_steps else None,
+        step_violation_rate_ci95=fields.interval("step_violation_rate_ci95") if counts_steps else Interval(None, None),
     )
 
 

@@ -14,12 +14,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from saferl.constraints import ConstraintSet
 from saferl.envs.vector import CostVectorEnv
 
-_SUMS = ("returns", "lengths", "cost_sums", "discounted_sums", "discounts")
-"""What is summed over each open episode."""
+_SUMS = ("returns", "lengths", "cost_sums", "discounted_sums", "discounts", "largest_costs")
+"""What is known of each open episode."""
 
 
 class CostVecEnv(VecEnv):
-    """A VecEnv whose last step's ``costs``, ``terminated``, ``truncated`` and ``final_obs`` are plain arrays.
+    """A VecEnv whose last step's ``costs``, ``margins``, ``terminated``, ``truncated`` and ``final_obs`` are arrays.
 
     They can be read through any VecEnvWrapper (``env.costs``). ``infos`` is filled only where an episode ended, with
     Stable-Baselines3's ``terminal_observation``, ``TimeLimit.truncated`` and ``episode``; the latter also holds the
@@ -36,6 +36,7 @@ class CostVecEnv(VecEnv):
         self.is_fixed_horizon = venv.is_fixed_horizon
         num_constraints = len(self.constraints)
         self.costs: npt.NDArray[np.float64] = np.zeros((venv.num_envs, num_constraints))
+        self.margins: npt.NDArray[np.float64] = np.zeros((venv.num_envs, num_constraints))
         self.terminated: npt.NDArray[np.bool_] = np.zeros(venv.num_envs, dtype=np.bool_)
         self.truncated: npt.NDArray[np.bool_] = np.zeros(venv.num_envs, dtype=np.bool_)
         self.final_obs: Any = None
@@ -47,7 +48,9 @@ class CostVecEnv(VecEnv):
         self._cost_sums = np.zeros((venv.num_envs, num_constraints))
         self._discounted_sums = np.zeros((venv.num_envs, num_constraints))
         self._discounts = np.ones((venv.num_envs, num_constraints))
+        self._largest_costs = np.zeros((venv.num_envs, num_constraints))
         self._gammas = np.array([c.gamma for c in self.constraints])
+        self._is_statewise = np.array([c.kind == "statewise" for c in self.constraints], dtype=np.bool_)
         self._actions: Any = None
         self._start = time.time()
 
@@ -57,7 +60,7 @@ class CostVecEnv(VecEnv):
         obs, _ = self.venv_with_costs.reset(seed=seeds)
         self._reset_seeds()
         self._reset_options()
-        for sums in (self._returns, self._lengths, self._cost_sums, self._discounted_sums):
+        for sums in (self._returns, self._lengths, self._cost_sums, self._discounted_sums, self._largest_costs):
             sums[...] = 0
         self._discounts[...] = 1.0
         return obs
@@ -69,13 +72,14 @@ class CostVecEnv(VecEnv):
     def step_wait(self) -> tuple[Any, Any, Any, list[dict[str, Any]]]:
         """Step and publish the cost arrays."""
         obs, rewards, self.terminated, self.truncated, step_infos = self.venv_with_costs.step(self._actions)
-        self.costs = step_infos["costs"]
+        self.costs, self.margins = step_infos["costs"], step_infos["margins"]
         dones = self.terminated | self.truncated
         self._returns += rewards
         self._lengths += 1
         self._cost_sums += self.costs
         self._discounted_sums += self._discounts * self.costs
         self._discounts *= self._gammas
+        np.maximum(self._largest_costs, self.costs, out=self._largest_costs)
         self.totals.steps += len(rewards)
         self.totals.costs += self.costs.sum(axis=0)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -88,7 +92,8 @@ class CostVecEnv(VecEnv):
     def _finish(self, row: int) -> dict[str, Any]:
         sums = self._cost_sums[row].copy()
         self.recent_costs.append(sums)
-        self.totals.add_episode(self._discounted_sums[row], int(self._lengths[row]))
+        values = np.where(self._is_statewise, self._largest_costs[row], self._discounted_sums[row])
+        self.totals.add_episode(values, int(self._lengths[row]))
         episode = {
             "r": float(self._returns[row]),
             "l": int(self._lengths[row]),
@@ -96,7 +101,7 @@ class CostVecEnv(VecEnv):
             "costs": dict(zip(self.constraints.names, sums.tolist(), strict=True)),
         }
         self._returns[row], self._lengths[row], self._cost_sums[row] = 0.0, 0, 0.0
-        self._discounted_sums[row], self._discounts[row] = 0.0, 1.0
+        self._discounted_sums[row], self._discounts[row], self._largest_costs[row] = 0.0, 1.0, 0.0
         final = self.final_obs
         return {
             "episode": episode,
@@ -168,7 +173,13 @@ class TrainingCosts:
         self._iteration: list[npt.NDArray[np.float64]] = []
 
     def add_episode(self, sums: npt.NDArray[np.float64], length: int) -> None:
-        """Count one finished episode; ``sums`` (num_constraints,) are discounted where the constraint is."""
+        """Count one finished episode.
+
+        Args:
+            sums: Cost sums (num_constraints,), discounted where the constraint is; the largest cost of a step where it
+                is statewise.
+            length: Steps of the episode.
+        """
         self.episodes += 1
         values = np.array(
             [s / length if c.kind == "step_rate" else s for s, c in zip(sums, self._constraints, strict=True)]

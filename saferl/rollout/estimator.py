@@ -50,6 +50,8 @@ class CostEstimator:
         self._total = np.zeros(len(constraints))
         self._steps = 0
         self._episodes = 0
+        self.mean_length = float(horizon or 1)
+        """Steps per episode of the window that the last estimate was made of."""
 
     def add(self, costs: FloatArray, ended: npt.NDArray[np.bool_]) -> None:
         """Take one step: ``costs`` (num_envs, num_constraints), ``ended`` (num_envs,) terminated or truncated."""
@@ -76,6 +78,7 @@ class CostEstimator:
         if self._episodes < self._min_episodes:
             return None
         values = np.where(self._is_rate, self._total / self._steps, self._total / self._episodes)
+        self.mean_length = self._steps / self._episodes
         self._total = np.zeros_like(self._total)
         self._steps = self._episodes = 0
         return values
@@ -98,6 +101,7 @@ class CostEstimator:
             "total": self._total.copy(),
             "steps": self._steps,
             "episodes": self._episodes,
+            "mean_length": self.mean_length,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -105,3 +109,4 @@ class CostEstimator:
         self._weights, self._open = state["weights"].copy(), state["open"].copy()
         self._open_steps, self._total = state["open_steps"].copy(), state["total"].copy()
         self._steps, self._episodes = int(state["steps"]), int(state["episodes"])
+        self.mean_length = float(state["mean_length"])

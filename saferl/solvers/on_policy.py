@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
@@ -32,6 +33,7 @@ from saferl.policy.networks import (
 from saferl.rollout.buffer import ConstrainedRolloutBuffer
 from saferl.rollout.cost_vec_env import CostVecEnv
 from saferl.rollout.estimator import CostEstimator
+from saferl.solvers.dual import DualConfig, constraint_gaps, make_dual
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class OnPolicyConfig:
         )
 
 
+CutEpisode = tuple[int, int, Any]
+"""Step, environment and final observation of an episode that a time limit cut."""
 _CHUNK = 4096
 """Samples that the critics are asked about at once, which bounds the memory that images take."""
 
@@ -88,6 +92,8 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     config_class: ClassVar[type[OnPolicyConfig]] = OnPolicyConfig
     supported_kinds: ClassVar[tuple[str, ...]] = ("episode_sum", "discounted", "step_rate")
+    trained_for: ClassVar[str] = "expected costs"
+    """What training lowers or limits, for records and reports."""
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ConstrainedActorCriticPolicy,
         "CnnPolicy": ConstrainedActorCriticCnnPolicy,
@@ -182,18 +188,22 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.rollout_buffer = ConstrainedRolloutBuffer(
             self.n_steps, self.n_envs, self.observation_space, self.action_space, num_constraints
         )
-        self.cost_estimator = CostEstimator(
-            self.constraints,
-            self.n_envs,
-            min_episodes=self.config.dual_min_episodes,
-            is_fixed_horizon=self.is_fixed_horizon,
-            horizon=self.horizon,
-        )
+        self.cost_estimator = self._new_cost_estimator(self.constraints)
+        self.dual = make_dual(self.config, num_constraints) if isinstance(self.config, DualConfig) else None
         self.policy_kwargs = {**self.policy_kwargs, "num_constraints": num_constraints}
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         )
         self.policy = self.policy.to(self.device)
+
+    def _new_cost_estimator(self, constraints: ConstraintSet) -> CostEstimator:
+        return CostEstimator(
+            constraints,
+            self.n_envs,
+            min_episodes=self.config.dual_min_episodes,
+            is_fixed_horizon=self.is_fixed_horizon,
+            horizon=self.horizon,
+        )
 
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: ConstrainedRolloutBuffer, n_rollout_steps: int
@@ -207,7 +217,7 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         rollout_buffer.reset()
         callback.on_rollout_start()
         box = self.action_space if isinstance(self.action_space, spaces.Box) else None
-        cut: list[tuple[int, int, Any]] = []  # step, environment and final observation of truncated episodes
+        cut: list[CutEpisode] = []
         with th.no_grad():
             for step in range(n_rollout_steps):
                 obs = self._last_obs
@@ -223,7 +233,8 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
                 terminated = env.terminated  # type: ignore[attr-defined]
                 truncated = dones & ~terminated
                 self.cost_estimator.add(costs, dones)
-                rollout_buffer.add(obs, actions, rewards, costs, terminated, truncated)
+                learned, ends = self.learning_rewards(rewards, costs), self.learning_terminations(terminated)
+                rollout_buffer.add(obs, actions, learned, costs, ends, truncated)
                 cut += [(step, int(row), infos[row]["terminal_observation"]) for row in np.flatnonzero(truncated)]
                 self._last_obs = new_obs  # type: ignore[assignment]
             self._value(rollout_buffer, cut)
@@ -231,7 +242,15 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
-    def _value(self, buffer: ConstrainedRolloutBuffer, cut: list[tuple[int, int, Any]]) -> None:
+    def learning_rewards(self, rewards: Any, costs: Any) -> Any:
+        """The rewards (num_envs,) that are learned from; a solver may shape the environment's by the costs."""
+        return rewards
+
+    def learning_terminations(self, terminated: Any) -> Any:
+        """Probabilities (num_envs,) that the step just taken ended the task; a solver may add soft terminations."""
+        return terminated
+
+    def _value(self, buffer: ConstrainedRolloutBuffer, cut: list[CutEpisode]) -> None:
         """Ask the critics about the rollout, and compute its advantages."""
         obs, actions = buffer.samples(self.device)
         if isinstance(self.action_space, spaces.Discrete):
@@ -255,14 +274,80 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
             cost_gae_lambda=self.config.cost_gae_lambda,
         )
 
-    def _values(self, observations: list[Any]) -> tuple[Any, Any]:
+    def _values(self, observations: list[Any], critic: Any = None) -> tuple[Any, Any]:
         """Reward and cost values of final observations, as wrappers (VecNormalize, ...) left them."""
         if isinstance(self.observation_space, spaces.Dict):
             stacked: Any = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
         else:
             stacked = np.stack(observations)
-        values, cost_values = self.policy.predict_all_values(obs_as_tensor(stacked, self.device))
+        values, cost_values = (critic or self.policy).predict_all_values(obs_as_tensor(stacked, self.device))
         return values.cpu().numpy(), cost_values.cpu().numpy()
+
+    def transition_values(
+        self, critic: ConstrainedActorCriticPolicy, buffer: ConstrainedRolloutBuffer, cut: list[CutEpisode]
+    ) -> tuple[Any, Any, Any, Any]:
+        """What the critics of another policy say of both ends of every transition in ``buffer``.
+
+        Returns:
+            V_r(s) (T, N), V_c(s) (T, N, K), and V_r(s'), V_c(s') of the true next states, also where episodes were cut.
+        """
+        obs, _ = buffer.samples(self.device)
+        count = buffer.num_steps * buffer.num_envs
+        parts: list[tuple[Any, Any]] = []
+        for index in th.split(th.arange(count, device=self.device), _CHUNK):
+            some = {key: value[index] for key, value in obs.items()} if isinstance(obs, dict) else obs[index]
+            parts.append(critic.predict_all_values(some))
+        parts.append(critic.predict_all_values(obs_as_tensor(self._last_obs, self.device)))  # type: ignore[arg-type]
+        values, cost_values = (
+            np.concatenate([part[i].cpu().numpy() for part in parts]).reshape(
+                buffer.num_steps + 1, buffer.num_envs, *shape
+            )
+            for i, shape in ((0, ()), (1, (buffer.num_constraints,)))
+        )
+        next_values, next_cost_values = values[1:].copy(), cost_values[1:].copy()
+        if cut:
+            steps, rows, finals = zip(*cut, strict=True)
+            where = np.array(steps), np.array(rows)
+            next_values[where], next_cost_values[where] = self._values(list(finals), critic)
+        return values[:-1], cost_values[:-1], next_values, next_cost_values
+
+    @property
+    def train_budgets(self) -> dict[str, float] | None:
+        """Budgets that training looks at, by name; None if it looks at none."""
+        return {c.name: c.budget for c in self.constraints}
+
+    @property
+    def multipliers(self) -> npt.NDArray[np.float64]:
+        """Current multipliers, (num_constraints,).
+
+        Raises:
+            AttributeError: this solver has none.
+        """
+        if self.dual is None:
+            raise AttributeError(f"{type(self).__name__} has no multipliers.")
+        return self.dual.values
+
+    def signed_multipliers(self) -> th.Tensor:
+        """What costs are weighted with on the solver's device, (num_constraints,): negative for a lower limit."""
+        return th.as_tensor(self.multipliers * self.constraints.signs, dtype=th.float32, device=self.device)
+
+    def begin_update(self) -> None:
+        """Prepare the policy for training, at this moment's learning rate."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+
+    def update_multipliers(self) -> npt.NDArray[np.float64] | None:
+        """Take the dual's step if enough episodes have ended; the estimate it was taken with, (num_constraints,)."""
+        estimate = self.cost_estimator.estimate()
+        if estimate is not None:
+            if self.dual is not None:
+                self.dual.update(constraint_gaps(estimate, self.constraints))
+            for name, value in zip(self.constraints.names, estimate, strict=True):
+                self.logger.record(f"dual/estimate/{name}", float(value))
+        if self.dual is not None:
+            for name, value in zip(self.constraints.names, self.multipliers, strict=True):
+                self.logger.record(f"multiplier/{name}", float(value))
+        return estimate
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, with mean episode costs of the last 100 episodes beside Stable-Baselines3's own columns."""
@@ -270,13 +355,16 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs beyond Stable-Baselines3's own; a solver adds its multipliers and the like."""
-        return {"generator": self.generator.get_state().numpy(), "cost_estimator": self.cost_estimator.get_state()}
+        """What a checkpoint needs beyond Stable-Baselines3's own; a solver adds what only it has."""
+        state = {"generator": self.generator.get_state().numpy(), "cost_estimator": self.cost_estimator.get_state()}
+        return state if self.dual is None else {**state, "dual": self.dual.get_state()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`get_extra_state`."""
         self.generator.set_state(th.tensor(state["generator"]))
         self.cost_estimator.set_state(state["cost_estimator"])
+        if self.dual is not None:
+            self.dual.set_state(state["dual"])
 
     def drop_open_episodes(self) -> None:
         """Leave episodes that have not ended out of the cost estimates: the environments are about to be reset."""

@@ -64,6 +64,7 @@ class UnconstrainedPPO(PPO):
 
     config_class: ClassVar[type[UnconstrainedPPOConfig]] = UnconstrainedPPOConfig
     supported_kinds: ClassVar[tuple[str, ...]] = KINDS
+    trained_for: ClassVar[str] = "return alone"
 
     def __init__(
         self,

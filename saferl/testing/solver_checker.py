@@ -27,7 +27,14 @@ from saferl.testing.solver_envs import KINDS
 from saferl.training import RunSettings, TrainResult, resume, train
 
 ENV = "saferl.testing.solver_envs:drift"
-_SMALL = {"n_steps": 20, "batch_size": 20, "n_epochs": 1, "dual_min_episodes": 1}
+_SMALL: dict[str, Any] = {
+    "n_steps": 20,
+    "batch_size": 20,
+    "n_epochs": 1,
+    "dual_min_episodes": 1,
+    "negative_rewards": "positive_part_only",  # the rewards of ENV have both signs
+}
+"""Options of every training, as far as a solver has them."""
 _STEPS = 160
 _SETTINGS = RunSettings(num_envs=2, backend="sync", net_arch=(8,), num_checkpoints=0, validation_share=0.0)
 

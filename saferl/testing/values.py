@@ -124,6 +124,7 @@ def _step_difference(vector: CostVectorEnv, singles: list[CostContract]) -> str 
         pairs = dict(zip(("reward", "terminated", "truncated"), results, strict=True))
         found = {"reward": rewards[row], "terminated": terminated[row], "truncated": truncated[row]}
         pairs["costs"], found["costs"] = env.last_costs, infos["costs"][row]
+        pairs["margins"], found["margins"] = env.last_margins, infos["margins"][row]
         if pairs["terminated"] or pairs["truncated"]:
             pairs["final_obs"] = obs
             found["final_obs"] = list(iterate(vector.observation_space, infos["final_obs"]))[row]

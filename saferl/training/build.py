@@ -35,7 +35,7 @@ from saferl.training.checkpoint import new_run_id
 from saferl.training.settings import RunSettings
 
 SCHEMA = "saferl.run/1"
-LABELS = {"ppo": "PPO (unconstrained)", "ppo_lag": "PPO-Lagrangian"}
+LABELS = {"ppo": "PPO (unconstrained)", "ppo_lag": "PPO-Lagrangian", "cat": "CaT"}
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,8 @@ def describe_run(job: Job, env: CostVecEnv, model: Any) -> dict[str, Any]:
         "seed": job.seed,
         "steps": job.steps,
         "constraints": env.constraints.to_list(),
-        "train_budgets": {c.name: c.budget for c in model.constraints},
+        "trained_for": getattr(model, "trained_for", "expected costs"),
+        "train_budgets": getattr(model, "train_budgets", {c.name: c.budget for c in model.constraints}),
         "discounts": {
             "actor_and_reward_critic": config["gamma"],
             "cost_critic": config.get("cost_gamma"),

@@ -109,7 +109,7 @@ def _refuse_differences(folder: Path, record: Mapping[str, Any], expected: Mappi
         if isinstance(value, tuple):
             value = list(value)
         if key == "train_budgets":
-            found = {name: budget for name, budget in record[key].items() if name in value}
+            found = {name: budget for name, budget in (record[key] or {}).items() if name in value}
         if found != value:
             raise ConfigError(
                 f"The run {folder} has {key} {found!r}; got {value!r}. A resumed run keeps what it was started with: "

@@ -28,6 +28,7 @@ from saferl.envs.core import EnvFactory
 from saferl.policy.artefact import save_artefact
 from saferl.rollout.cost_vec_env import CostVecEnv
 from saferl.solvers import SOLVERS
+from saferl.statistics.verdicts import SUPPORTED_KINDS
 from saferl.storage import atomic_folder, only_writer, prepare_output, write_json
 from saferl.training.build import Job, build_env, build_model, describe_run, torch_threads
 from saferl.training.callbacks import BestArtefact, IterationCosts, ProgressReporter
@@ -76,6 +77,7 @@ def train(
     settings: RunSettings | None = None,
     device: str = "auto",
     init_from: str | Path | None = None,
+    recipe: str | None = None,
     progress: Report | None = None,
 ) -> TrainResult:
     """Train and write a run folder. A run that is cut goes on with :func:`saferl.training.resume`.
@@ -95,6 +97,8 @@ def train(
         settings: Options of the run.
         device: torch device.
         init_from: Artefact or run folder whose policy and normaliser to start from.
+        recipe: Name of the recipe (:mod:`saferl.training.recipes`) that ``options`` and ``settings`` were taken from,
+            for the record.
         progress: Called once per rollout with the steps done and recent means of return and costs.
 
     Raises:
@@ -123,7 +127,7 @@ def train(
         try:
             folder = prepare_output(Path(out), what="a training run")
             model = build_model(job, env)
-            record = describe_run(job, env, model)
+            record = {**describe_run(job, env, model), "recipe": recipe}
             if init_from is not None:
                 record["init_from"] = initialise(model, init_from)
             write_json(folder / "run.json", record)
@@ -177,7 +181,8 @@ class _Learning:
                 self.state,
             )
             self.callbacks.append(self.checkpoints)
-        validations = _number_of_validations(settings, steps, env.horizon)
+        can_judge = all(constraint.kind in SUPPORTED_KINDS for constraint in env.constraints)
+        validations = _number_of_validations(settings, steps, env.horizon) if can_judge else 0
         if validations >= 2:
             self.best = BestArtefact(
                 folder / "artefact-best",
@@ -238,8 +243,9 @@ class _Learning:
             if multipliers is None
             else dict(zip(self.env.constraints.names, np.asarray(multipliers).tolist(), strict=True))
         )
-        keys = ("solver", "label", "env", "env_kwargs", "cost", "seed", "train_budgets", "init_from", "versions")
-        return {**{key: self.record[key] for key in keys}, "steps": done, "multipliers": by_name}
+        keys = ("solver", "label", "env", "env_kwargs", "cost", "seed", "trained_for", "train_budgets", "init_from")
+        own = {key: self.record[key] for key in (*keys, "versions")}
+        return {**own, "steps": done, "multipliers": by_name}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs of the run beside its training."""

@@ -491,7 +491,7 @@ def test_an_error_in_a_worker_process_leaves_the_console_script_as_one_message(f
 def test_the_console_script_ends_bad_usage_with_exit_code_2_and_one_message(folder):
     done = shell("list", "options", "ppo_lga", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "Error: Unknown solver 'ppo_lga'. Did you mean 'ppo_lag' or 'ppo'?\n"
+    assert done.stderr == "Error: Unknown solver 'ppo_lga'. Did you mean 'ppo_lag' or 'trpo_lag' or 'ppo'?\n"
 
 
 def test_lists_and_help_load_neither_torch_nor_mujoco(folder):

@@ -1,8 +1,9 @@
-"""The tutorial is run as it stands, with shorter trainings; and several constraints hold in one run, each by itself."""
+"""The tutorials are run as they stand, with shorter trainings; several constraints hold in one run, each by itself."""
 
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import saferl
 from saferl.cli import main
 from saferl.training import RunSettings
 
-TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "your-env.md"
+TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+TUTORIAL = TUTORIALS / "your-env.md"
 BLOCK = re.compile(r"^```(?:python file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHORTER = [
     ("--steps 80000", "--steps 2000"),
@@ -23,6 +25,10 @@ SHORTER = [
     ("--episodes 500", "--episodes 16"),
     ("--episodes 100", "--episodes 16"),
     ("episodes=100", "episodes=16"),
+    ("episodes=300", "episodes=16"),
+    ("learn(20_000", "learn(3_200"),
+    ("eval_freq=1_000", "eval_freq=300"),
+    ("gradient_steps=4", "gradient_steps=1"),
 ]
 
 
@@ -82,6 +88,45 @@ def test_every_command_of_the_tutorial_works_and_leaves_what_it_says(tmp_path, c
         assert name == "cart" or {entry["verdict"] for entry in entries.values()} == {"undecided"}
     verdict = "'(satisfied|violated|undecided)'"
     assert re.fullmatch(rf"\{{'off_centre': {verdict}, 'fast': {verdict}\}}\n", printed["from_python.py"])
+
+
+def test_every_script_of_the_tutorial_for_stable_baselines3_works(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spaces, printed = {}, {}
+    for name, block in BLOCK.findall((TUTORIALS / "sb3.md").read_text(encoding="utf-8")):
+        text = block
+        for long, short in SHORTER:
+            text = text.replace(long, short)
+        (tmp_path / name).write_text(text)
+        spaces[name] = runpy.run_path(name, run_name="__main__")
+        printed[name] = capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, "my_limits")
+    assert list(spaces) == ["unconstrained.py", "my_limits.py", "constrained.py", "judge.py", "wrapped.py"]
+    # 3,200 steps are two windows of 8 episodes of 200 steps; the first begins in the middle of episodes.
+    env, cost = spaces["constrained.py"]["env"], spaces["my_limits.py"]["cost"]
+    multipliers = env.multipliers.copy()
+    assert multipliers > 0
+    assert printed["constrained.py"] == f"Multiplier: {multipliers}\n"
+    judged = [line.split() for line in printed["judge.py"].splitlines()]
+    assert [words[0] for words in judged] == ["unconstrained", "constrained"]
+    for name, mean, strong, verdict in judged:
+        summary = json.loads((tmp_path / "evaluations" / name / "summary.json").read_text())
+        entry = summary["constraints"]["strong"]
+        assert (summary["return"]["mean"], entry["mean"], entry["verdict"]) == (float(mean), float(strong), verdict)
+        assert entry["budget"] == 20.0
+        assert entry["bound"].startswith("betting")
+    # What the tutorial says in passing: going on later, and the artefact of a normalised policy.
+    env.dual.values[:] = 0.0
+    env.load_multipliers("multipliers.json")
+    np.testing.assert_array_equal(env.multipliers, multipliers)
+    lagrangian = spaces["constrained.py"]
+    lagrangian["SAC"].load("constrained", env=env).learn(160, callback=lagrangian["LagrangianCallback"]())
+    artefact = saferl.evaluate("artefact", cost=cost, episodes=16, workers=1)
+    assert artefact.summary["constraints"]["strong"]["budget"] == 20.0
+    assert -2_000.0 < spaces["wrapped.py"]["judge"].best_mean_reward < 0.0
+    run_command(["report", "evaluations/unconstrained", "evaluations/constrained", "--out", "report.html"], capsys)
+    assert "strong" in (tmp_path / "report.html").read_text()
 
 
 def drift_cost(obs, action, next_obs):

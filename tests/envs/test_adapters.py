@@ -207,3 +207,29 @@ def test_read_costs_gives_the_costs_in_the_order_asked_for():
 
 def test_check_cost_gives_a_python_float():
     assert type(check_cost(np.int32(3), "cost", "Lab-v3")) is float
+
+
+def test_margins_are_the_envs_own_or_the_positive_part_of_the_cost():
+    info = {"costs": {"right": 1.0, "left": -2.0}, "margins": {"left": np.float32(-0.5), "up": math.nan}}
+    env = contract(
+        info, {"costs": {"right": 0.0, "left": -2.0}}, {"cost": 3.0, "costs": {"right": 3, "left": 0}}, constraints=TWO
+    )
+    seen = []
+    for _ in range(3):
+        env.step(0)
+        seen.append(env.last_margins)
+    np.testing.assert_array_equal(seen, [[1.0, -0.5], [0.0, 0.0], [3.0, 0.0]])
+    assert seen[0].dtype == np.float64
+
+
+@pytest.mark.parametrize("margin", [math.nan, math.inf, None, "far", np.zeros(2)])
+def test_a_margin_that_is_not_a_finite_number_is_an_error_with_env_key_and_way_out(margin):
+    with pytest.raises(
+        CostError, match=r"Lab-v3: the margin of 'cost' must be a finite number; got .* Fix the env, or"
+    ):
+        contract({"cost": 1.0, "margins": {"cost": margin}}).step(0)
+
+
+def test_margins_without_names_are_an_error():
+    with pytest.raises(CostError, match=r"Lab-v3: info\['margins'\] must be a mapping .* got 0\.5\. Give signed"):
+        contract({"cost": 1.0, "margins": 0.5}).step(0)

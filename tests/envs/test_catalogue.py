@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from saferl.envs.catalogue import SPECS
+from saferl.envs.catalogue import SIMULATED_SPECS, SPECS, TABULAR_SPECS
 from saferl.envs.velocity import TASKS
 from saferl.registry import load_object
 
 BY_ID = {spec.id: spec for spec in SPECS}
-NAVIGATION = [spec for spec in SPECS if "safety-gymnasium" in spec.requires]
+NAVIGATION = [spec for spec in SIMULATED_SPECS if "safety-gymnasium" in spec.requires]
 FIXED_NAVIGATION = ["SafetyPointGoal1-v0", "SafetyCarCircle1-v0", "SafetyDoggoRun0-v0", "SafetyRacecarPush0-v0"]
-VELOCITY = [spec for spec in SPECS if spec not in NAVIGATION]
+VELOCITY = [spec for spec in SIMULATED_SPECS if spec not in NAVIGATION]
 
 
 def each(specs):
@@ -41,7 +41,7 @@ def test_ids_are_those_of_the_benchmark():
     assert set(BY_ID) >= {"SafetyPointGoal1-v0", "SafetyPointCircle1-v0", *(f"Safety{t}Velocity-v1" for t in TASKS)}
 
 
-@each(SPECS)
+@each(SIMULATED_SPECS)
 def test_the_default_constraint_is_the_published_one(spec):
     (constraint,) = spec.select()
     assert (constraint.name, constraint.budget, constraint.kind) == ("cost", 25.0, "episode_sum")
@@ -55,11 +55,24 @@ def test_the_env_reports_exactly_the_declared_costs_at_every_step(spec):
     for _ in range(30):
         _, _, terminated, truncated, info = env.step(env.action_space.sample())
         assert tuple(info["costs"]) == spec.constraints.names
-        assert info["cost"] == info["costs"]["cost"]
+        assert info["cost"] == info["costs"].get("cost", sum(info["costs"].values()))
         assert all(type(cost) is float for cost in info["costs"].values())
         assert all(0.0 <= info["costs"][c.name] <= c.max_step_cost for c in spec.constraints)
         if terminated or truncated:
             env.reset()
+
+
+@each(TABULAR_SPECS)
+def test_a_tabular_env_is_its_instance(spec):
+    """Every cost is constrained, as discounted, at the instance's own budget; the horizon is the env's own."""
+    env = build(spec)
+    assert spec.select() == spec.constraints
+    assert spec.constraints.names == env.constraints.names
+    assert spec.constraints.budgets == pytest.approx(env.constraints.budgets, abs=1e-9)
+    for declared, own in zip(spec.constraints, env.constraints, strict=True):
+        assert (declared.kind, declared.gamma) == (own.kind, own.gamma) == ("discounted", env.cmdp.gamma)
+        assert declared.max_step_cost >= own.max_step_cost
+    assert spec.horizon == env.time_limit
 
 
 @each(NAVIGATION)
@@ -67,7 +80,7 @@ def test_a_navigation_task_has_the_horizon_of_the_package(spec):
     assert build(spec).unwrapped._builder.task.num_steps == spec.horizon
 
 
-@each([spec for spec in VELOCITY if spec.is_fixed_horizon] + [BY_ID[i] for i in FIXED_NAVIGATION])
+@each([s for s in VELOCITY if s.is_fixed_horizon] + [BY_ID[i] for i in FIXED_NAVIGATION] + list(TABULAR_SPECS))
 def test_an_env_of_fixed_horizon_ends_at_its_horizon_by_truncation(spec):
     assert spec.is_fixed_horizon
     env = build(spec)
@@ -91,7 +104,16 @@ def test_the_summary_names_the_limit(spec):
     assert float(re.search(r"exceeds ([\d.]+) m/s", spec.summary)[1]) == TASKS[spec.kwargs["task"]].threshold
 
 
-@each(SPECS)
+@each(TABULAR_SPECS)
+def test_states_and_actions_are_numbers_in_their_spaces(spec):
+    env = build(spec, max_episode_steps=5)
+    env.action_space.seed(0)
+    assert type(env.reset(seed=0)[0]) is int
+    for _ in range(5):
+        assert env.observation_space.contains(env.step(env.action_space.sample())[0])
+
+
+@each(SIMULATED_SPECS)
 def test_observations_and_actions_fit_their_spaces(spec):
     env = build(spec, max_episode_steps=5)
     env.action_space.seed(0)

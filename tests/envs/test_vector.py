@@ -76,6 +76,7 @@ def test_a_vector_env_equals_single_envs_in_a_loop(observations, actions):
             assert (rewards[i], terminated[i], truncated[i]) == (reward, is_terminated, is_truncated)
             np.testing.assert_array_equal(infos["costs"][i], [info["costs"]["left"], info["costs"]["right"]])
             assert infos["cost"][i] == info["cost"]
+            np.testing.assert_array_equal(infos["margins"][i], [info["margins"]["left"], info["costs"]["right"]])
             if is_terminated or is_truncated:
                 ended_episodes += 1
                 assert infos["_final_obs"][i]
@@ -101,9 +102,10 @@ def test_costs_are_float64_with_one_row_per_env_and_one_column_per_constraint(wa
     for actions in action_batches(walks.single_action_space, 3):
         infos = walks.step(actions)[-1]
         assert infos["costs"].shape == (3, len(walks.constraints)) == (3, 2)
-        assert infos["costs"].dtype == np.float64
+        assert infos["margins"].shape == (3, 2)
+        assert infos["costs"].dtype == infos["margins"].dtype == np.float64
         assert infos["cost"].shape == (3,)
-        for mask in ("_costs", "_cost"):
+        for mask in ("_costs", "_margins", "_cost"):
             assert infos[mask].dtype == np.bool_
             assert infos[mask].tolist() == [True] * 3
 
@@ -375,6 +377,7 @@ def test_simulated_physics_is_the_same_in_a_worker_process():
             assert_same(actual, expected)
         if "costs" in ours[-1]:
             assert_same(theirs[-1]["costs"], ours[-1]["costs"])
+            assert_same(theirs[-1]["margins"], ours[-1]["margins"])
     there.close()
 
 
@@ -473,7 +476,7 @@ def test_the_arrays_of_one_step_share_one_buffer_without_overlap(observations, a
     arrays = StepArrays.allocate(*layout, memory=memory)
     trees = [arrays.obs, arrays.final_obs, arrays.actions]
     leaves = [leaf for tree in trees for leaf in tree.values()]
-    leaves += [arrays.rewards, arrays.costs, arrays.cost, arrays.terminated, arrays.truncated]
+    leaves += [arrays.rewards, arrays.costs, arrays.margins, arrays.cost, arrays.terminated, arrays.truncated]
     for number, leaf in enumerate(leaves):
         leaf.view(np.uint8)[...] = number % 2 if leaf.dtype == np.bool_ else number
     for number, leaf in enumerate(leaves):
@@ -485,8 +488,10 @@ def test_the_arrays_of_one_step_share_one_buffer_without_overlap(observations, a
 def test_rows_are_views_of_the_whole():
     arrays = StepArrays.allocate(OBSERVATIONS["dict"], ACTIONS["discrete"], 4, 2)
     arrays.rows(1, 3).costs[:] = 7.0
+    arrays.rows(2, 4).margins[:] = 8.0
     arrays.rows(1, 3).obs["time"][:] = 5
     np.testing.assert_array_equal(arrays.costs[:, 0], [0.0, 7.0, 7.0, 0.0])
+    np.testing.assert_array_equal(arrays.margins[:, 0], [0.0, 0.0, 8.0, 8.0])
     np.testing.assert_array_equal(arrays.obs["time"], [0, 5, 5, 0])
 
 

@@ -4,13 +4,13 @@ import mujoco
 import numpy as np
 import pytest
 
-from saferl.envs.catalogue import SPECS
+from saferl.envs.catalogue import SIMULATED_SPECS
 from saferl.envs.safety_gymnasium import NavigationEnv
 from saferl.envs.safety_gymnasium.layouts import LayoutSampler
 from saferl.envs.safety_gymnasium.worlds import WorldMaker
 from saferl.errors import EnvContractError
 
-NAVIGATION = [spec.id for spec in SPECS if "Velocity" not in spec.id]
+NAVIGATION = [spec.id for spec in SIMULATED_SPECS if "Velocity" not in spec.id]
 SAMPLE = [
     "SafetyPointGoal2-v0",
     "SafetyCarPush1-v0",

@@ -31,7 +31,7 @@ ACTIONS = {
 class Walk(gymnasium.Env):
     """Walks on a line for 2 to 5 steps drawn at reset; an even number ends by termination, an odd one by truncation.
 
-    Both costs change at every step, so that a cost of another step or another lane is noticed.
+    Both costs change at every step, so that a cost of another step or another lane is noticed; ``left`` has a margin.
     """
 
     constraints = ConstraintSet([Constraint("left", 3.0), Constraint("right", 4.0)])
@@ -56,7 +56,8 @@ class Walk(gymnasium.Env):
         costs = {"right": self._time + max(self._place, 0.0), "left": self._time + max(-self._place, 0.0)}
         is_end = self._time == self._length
         terminated, truncated = is_end and self._length % 2 == 0, is_end and self._length % 2 == 1
-        return self._observe(), self._place, terminated, truncated, {"costs": costs}
+        info = {"costs": costs, "margins": {"left": -self._place}}
+        return self._observe(), self._place, terminated, truncated, info
 
     def _observe(self):
         if isinstance(self.observation_space, spaces.Box):

@@ -245,7 +245,9 @@ def test_only_discounted_constraints_have_discounted_costs():
 def test_a_record_becomes_one_json_object_with_the_key_return():
     (record,) = run(RandomPolicy(Walk.action_space), [1], first=7)
     data = json.loads(json.dumps(record.to_dict(), allow_nan=False))
-    assert set(data) == {*("episode", "seed", "length", "terminated", "costs", "cost", "discounted_costs", "return")}
+    assert set(data) == {
+        *("episode", "seed", "length", "terminated", "costs", "cost", "discounted_costs", "return", "violating_steps")
+    }
     assert (data["episode"], data["return"]) == (7, record.return_)
 
 

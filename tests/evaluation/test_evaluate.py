@@ -123,9 +123,11 @@ def test_the_summary_has_the_documented_keys(artefact):
     assert set(summary["constraints"]["cost"]) == {
         *("kind", "sense", "budget", "description", "mean", "ci95", "lower95", "upper95", "cvar90", "max"),
         *("violation_rate", "violation_rate_ci95", "verdict", "bound"),
+        *("step_violation_rate", "step_violation_rate_ci95"),
     }
     assert set(summary["policy"]) == {
-        *("name", "label", "solver", "train_steps", "train_seed", "train_budgets", "weights_sha256", "evaluations"),
+        *("name", "label", "solver", "train_steps", "train_seed", "trained_for", "train_budgets"),
+        *("weights_sha256", "evaluations"),
     }
     assert summary["seeds"] == {"first": EVALUATION_SEED, "count": 5}
     assert summary["env_kwargs"] == {"max_episode_steps": HORIZON, "price": 0.0}

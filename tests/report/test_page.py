@@ -385,3 +385,29 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"The report needs {package}.*saferl\[report\]"):
         build_report([folder], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("rate", "ends", "words"),
+    [
+        (0.0125, [0.01, 0.02], "cost is violated in 1.2 % of its steps (95 % interval 1.0 % to 2.0 %)."),
+        (0.0125, [None, None], "cost is violated in 1.2 % of its steps."),
+        (None, [None, None], "this evaluation did not count them."),
+    ],
+)
+def test_a_policy_that_was_trained_for_few_violations_is_not_said_to_have_a_budget(
+    tmp_path: Path, rate: float | None, ends: list[float | None], words: str
+) -> None:
+    trained = {"solver": "cat", "train_steps": 9, "train_seed": 0, "trained_for": "violation rate per step"}
+    policy = trained | {"train_budgets": None, "name": "cat", "label": "CaT", "evaluations": 1}
+    cost = constraint(step_violation_rate=rate, step_violation_rate_ci95=ends)
+    text = report(tmp_path, evaluation(tmp_path / "e", constraints={"cost": cost}, policy=policy)).text
+    assert f"budget 25. It was trained for few violating steps, not for this budget; {words}" in text
+    assert "Trained for violation rate per step Training budget none: not trained under a budget" in text
+
+
+def test_of_other_policies_no_rate_of_steps_is_told(tmp_path: Path) -> None:
+    cost = constraint(step_violation_rate=0.5, step_violation_rate_ci95=[0.4, 0.6])
+    text = report(tmp_path, evaluation(tmp_path / "e", constraints={"cost": cost})).text
+    assert "violating steps" not in text
+    assert "Trained for" not in text

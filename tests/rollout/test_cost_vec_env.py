@@ -5,6 +5,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 import saferl
+from saferl import Constraint, ConstraintSet
 from saferl.rollout import CostVecEnv
 
 
@@ -33,6 +34,16 @@ def test_costs_can_be_read_through_other_wrappers(env):
     np.testing.assert_array_equal(outer.costs[:, 0], [1, 0, 1])
     assert outer.constraints.names == ("right", "tilt")
     assert outer.terminated.dtype == outer.truncated.dtype == np.bool_
+
+
+def test_margins_can_be_read_through_other_wrappers():
+    env = VecNormalize(CostVecEnv(saferl.make_vec("SafetyHopperVelocity-v1", 2)))
+    env.reset()
+    env.step(np.zeros((2, 3), dtype=np.float32))
+    assert env.margins.shape == (2, 1)
+    np.testing.assert_array_equal(env.costs > 0, env.margins > 0)
+    assert (env.margins != env.costs).all()
+    env.close()
 
 
 def test_infos_are_filled_only_where_an_episode_ended(env):
@@ -78,6 +89,36 @@ def test_totals_count_costs_and_violating_episodes():
     assert totals["overshoot_sum"]["right"] == 1.0
     assert totals["overshoot_sum"]["tilt"] == 0.0
     env.close()
+
+
+def test_a_limit_on_every_step_is_broken_by_the_largest_cost_of_an_episode():
+    """``right`` costs 1 in some steps, which breaks a limit of 0.5 on every step and not one of 1."""
+    for budget, share in ((0.5, 1.0), (1.0, 0.0)):
+        constraints = ConstraintSet([Constraint("right", budget, kind="statewise")])
+        env = CostVecEnv(saferl.make_vec("CartPole-v1", 1, cost=cost, constraints=constraints, max_episode_steps=4))
+        env.reset()
+        for action in (1, 0, 1, 0, 1, 0, 1, 0):
+            env.step(np.array([action]))
+        totals = env.totals.to_dict()
+        assert (totals["episodes"], totals["violating_episode_share"]) == (2, {"right": share})
+        env.close()
+
+
+def test_the_largest_cost_of_an_open_episode_is_part_of_the_state():
+    constraints = ConstraintSet([Constraint("right", 0.5, kind="statewise")])
+    env, other = (
+        CostVecEnv(saferl.make_vec("CartPole-v1", 1, cost=cost, constraints=constraints, max_episode_steps=3))
+        for _ in range(2)
+    )
+    env.reset()
+    other.reset()
+    env.step(np.array([1]))
+    other.set_state(env.get_state())
+    for _ in range(3):  # CartPole itself has no state to take over, and begins anew
+        other.step(np.array([0]))
+    assert other.totals.to_dict()["violating_episode_share"] == {"right": 1.0}
+    env.close()
+    other.close()
 
 
 def test_a_seed_is_used_once(env):

@@ -11,7 +11,8 @@ from saferl import Constraint, ConstraintSet
 from saferl.errors import ConfigError, ConstraintError, EnvContractError, UnknownNameError
 from saferl.rollout import CostVecEnv
 from saferl.solvers import PPOLag
-from saferl.solvers.ppo_lag import PPOLagConfig, approximate_kl, clipped_surrogate, lagrangian_advantages
+from saferl.solvers.clipped import approximate_kl, clipped_surrogate, lagrangian_advantages
+from saferl.solvers.ppo_lag import PPOLagConfig
 
 
 class Toy(gymnasium.Env):

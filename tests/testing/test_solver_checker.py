@@ -26,13 +26,15 @@ class AlwaysTheSame(PPOLag):
 
 class ForgetsItsMultipliers(PPOLag):
     def get_extra_state(self):
-        return {**super().get_extra_state(), "dual": {"values": np.zeros(2), "integral": np.zeros(2)}}
+        forgotten = {"values": np.zeros(2), "integral": np.zeros(2), "smooth": None, "past": []}
+        return {**super().get_extra_state(), "dual": forgotten}
 
 
 class OneMultiplierForAll(PPOLag):
-    def _update_dual(self):
-        super()._update_dual()
+    def update_multipliers(self):
+        estimate = super().update_multipliers()
         self.dual.values = np.full(2, self.dual.values.mean())
+        return estimate
 
 
 class TakesAnyEnv(PPOLag):
@@ -60,6 +62,13 @@ def test_ppo_lag_passes_every_check():
     report = check_solver("ppo_lag")
     assert report.ok, str(report)
     assert (len(report.checks), report.skipped) == (9, ())
+
+
+@pytest.mark.parametrize("solver", ["pid_lag", "trpo_lag", "rcpo", "cpo", "reload"])
+def test_the_other_solvers_pass_every_check_that_applies_to_them(solver):
+    report = check_solver(solver)
+    assert report.ok, str(report)
+    assert report.skipped == (("vector-costs (it has no multipliers)",) if solver == "cpo" else ())
 
 
 def test_unconstrained_ppo_passes_what_applies_to_it():

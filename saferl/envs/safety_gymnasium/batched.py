@@ -154,7 +154,7 @@ class NavigationBatch(SimulationBatch):
     def _read(self, rows: Any = slice(None)) -> dict[str, Array]:
         return {name: values[rows] for name, values in self.simulations.fields.items()}
 
-    def _outcome(self) -> tuple[Array, dict[str, Any], Mask, Mask]:
+    def _outcome(self) -> tuple[Array, dict[str, Any], dict[str, Array], Mask, Mask]:
         fields: dict[str, Any] = self._read() | {"touched": self._touched}
         if self._needs_velocity:
             # MuJoCo gives the velocity of the point of the agent's body that is at its tree's centre of mass.
@@ -165,7 +165,7 @@ class NavigationBatch(SimulationBatch):
         rewards = self._task.reward(fields)
         if self._reward_clip:
             rewards = np.clip(rewards, -self._reward_clip, self._reward_clip)
-        costs: dict[str, Any] = dict(self._costs.of(fields))
+        costs, margins = self._costs.of(fields)
         achieved = self._task.achieved(fields)
         self._task.tick()
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
@@ -174,7 +174,7 @@ class NavigationBatch(SimulationBatch):
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         if self._can_die:
             terminated = self.simulations.fields["agent_pos"][:, 2] <= _LOWEST_ANT
-        return rewards, costs, terminated, truncated
+        return rewards, costs, margins, terminated, truncated
 
     def _renew_goal(self, row: int) -> bool:
         world = self._worlds[row]
@@ -211,7 +211,7 @@ class NavigationBatch(SimulationBatch):
         buttons = None
         if isinstance(task, ButtonBatch):
             buttons = {"timer": int(task.timer[row]), "goal_button": int(task.goal_button[row])}
-        contract = {"last_costs": self.arrays.costs[row].copy(), "last_cost": float(self.arrays.cost[row])}
+        contract = self.arrays.contract_state(row)
         env = {
             "env_id": self.env_id,
             "layout_seed": world.layout_seed,
@@ -254,4 +254,4 @@ class NavigationBatch(SimulationBatch):
             world.goal_button = self._task.goal_button[row] = saved["buttons"]["goal_button"]
         self.generators[row] = None if env["generator"] is None else new_generator(env["generator"])
         self.generator_seeds[row] = env["generator_seed"]
-        self.arrays.costs[row], self.arrays.cost[row] = contract["last_costs"], contract["last_cost"]
+        self.arrays.set_contract_state(row, contract)
