@@ -84,7 +84,7 @@ def _step_violation_rate(
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in ("saferl", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "stable-baselines3", "torch"):
+    for name in ("saferl", "numpy", "scipy", "gymnasium", "mujoco", "safety-gymnasium", "stable-baselines3", "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

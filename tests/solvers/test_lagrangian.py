@@ -406,6 +406,15 @@ def test_algorithms_that_would_not_be_constrained_by_it_are_refused():
         sb3_contrib.ARS("MlpPolicy", env, device="cpu").learn(10, callback=LagrangianCallback())
 
 
+def test_a_buffer_that_computes_rewards_without_costs_is_refused():
+    part = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    goals = spaces.Dict(dict.fromkeys(("observation", "achieved_goal", "desired_goal"), part))
+    env = LagrangianVecEnv(meter(lambda: TimeLimit(Meter(part, goals), 5)))
+    model = sb3.SAC("MultiInputPolicy", env, replay_buffer_class=sb3.HerReplayBuffer, **off_policy())
+    with pytest.raises(ConfigError, match="HerReplayBuffer computes rewards anew"):
+        model.learn(10, callback=LagrangianCallback())
+
+
 def test_an_environment_that_only_evaluates_cannot_train():
     env = LagrangianVecEnv(meter(), is_training=False)
     with pytest.raises(ConfigError, match="is_training=True"):
