@@ -124,7 +124,7 @@ def open_page(browser, report):
         page.on("console", lambda message: page.messages.append(message.text))
         page.on("pageerror", lambda error: page.messages.append(str(error)))
         page.on("request", lambda request: page.requests.append(request.url))
-        page.goto(report.as_uri())
+        page.goto(report.as_uri(), timeout=120_000)
         page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
         page.wait_for_timeout(300)
         pages.append(page)

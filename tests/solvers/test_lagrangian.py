@@ -168,6 +168,8 @@ def test_multipliers_follow_the_sequence_computed_by_hand():
         assert (row["rollout/ep_cost/heat"], row["rollout/ep_cost/work"]) == (15.0, 5.0)
         assert (row["rollout/ep_rew_mean"], row["rollout/ep_len_mean"]) == (10.0, 5.0)
     np.testing.assert_allclose(env.multipliers, [2.0, 1.2], rtol=1e-12)
+    # PPO has added the value of the last state, where the time limit cut, to its own copy of the rewards.
+    np.testing.assert_allclose(env.learned_rewards, (2 - 3 * 1.5 + 0.9) / 3.4, rtol=1e-6)
 
 
 def test_the_dual_waits_for_enough_episodes():
