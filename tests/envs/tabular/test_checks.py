@@ -180,7 +180,8 @@ def test_a_number_of_names_must_be_that_of_the_costs():
 
 
 def test_rounding_of_probabilities_is_allowed():
-    TabularCMDP(**good(P=MOVES * (1 + 5e-10), rho=np.full(S, (1 - 5e-10) / S)))
+    cmdp = TabularCMDP(**good(P=MOVES * (1 + 5e-10), rho=np.full(S, (1 - 5e-10) / S)))
+    assert cmdp.rho.sum() < 1.0 < cmdp.transitions[0].sum(axis=1).max()
 
 
 def test_what_is_given_is_copied():
