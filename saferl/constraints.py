@@ -107,6 +107,54 @@ class Constraint:
         }[self.kind]
         return f"{quantity} {self.sense} {self.budget:g}"
 
+    def largest(self, horizon: int | None = None) -> float | None:
+        """The most that what is limited can be, in the budget's units; None where no bound is known.
+
+        Args:
+            horizon: Steps of the longest episode, if there is one.
+        """
+        if self.kind == "probability":
+            return 1.0
+        if self.max_step_cost is None:
+            return None
+        if self.kind in ("episode_sum", "cvar"):
+            return None if horizon is None else horizon * self.max_step_cost
+        return self.max_step_cost / (1.0 - self.gamma) if self.kind == "discounted" else self.max_step_cost
+
+    def require_units(self, horizon: int | None = None, *, by: str) -> None:
+        """Raise if the budget is more than can ever occur, which mostly means that its units are not those of ``kind``.
+
+        An upper limit per episode (``episode_sum``, ``cvar``) that cannot bind is accepted: no other kind has larger
+        units, so that it is a baseline without a limit and not a mistake.
+
+        Args:
+            horizon: Steps of the longest episode, if there is one.
+            by: Who asks.
+
+        Raises:
+            ConstraintError: it is; the message says how to write other units.
+        """
+        most = self.largest(horizon)
+        slack = self.sense == "<=" and self.kind in ("episode_sum", "cvar")
+        if slack or most is None or self.budget <= most * (1.0 + 1e-9):
+            return
+        bound, quantity = f"{self.max_step_cost or 1.0:g} per step", self.describe().rpartition(f" {self.sense} ")[0]
+        if self.kind == "discounted":
+            bound += f" / (1 - {self.gamma:g})"
+        elif self.kind in ("episode_sum", "cvar"):
+            bound += f" x {horizon} steps"
+        steps = "" if horizon is None else f", which is {self.budget / horizon:g} per step of {horizon}"
+        ways_out = {
+            "step_rate": f"A sum per episode is kind='episode_sum'{steps}; a rate is between 0 and {most:g}.",
+            "statewise": f"A sum per episode is kind='episode_sum'; a limit on every step is between 0 and {most:g}.",
+            "discounted": "A sum per episode is kind='episode_sum'; p per step is p / (1 - gamma) discounted.",
+        }
+        raise ConstraintError(
+            f"{by}: the budget of {self.name!r} must be at most {most:g}, the most that {quantity} can be ({bound}); "
+            f"got {self.budget:g}, which {'limits nothing' if self.sense == '<=' else 'no policy can reach'}. "
+            + ways_out.get(self.kind, "Lower it, or leave the constraint out.")
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` is the inverse."""
         return asdict(self)
@@ -206,6 +254,11 @@ class ConstraintSet(Sequence[Constraint]):
                     f"{by} supports constraints of kind {', '.join(allowed)}; got {item.kind!r} for {item.name!r}. "
                     "Choose another kind, or a solver that supports this one."
                 )
+
+    def require_units(self, horizon: int | None = None, *, by: str) -> None:
+        """Raise if a budget is more than can ever occur; see :meth:`Constraint.require_units`."""
+        for item in self._items:
+            item.require_units(horizon, by=by)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain JSON types; :meth:`from_list` is the inverse."""

@@ -89,11 +89,13 @@ class MissingExtraError(UsageError):
 
 _EXTRA_OF = {
     "cloudpickle": ("cloudpickle", "train"),
+    "dm_control": ("dm-control", "control"),
     "gymnasium": ("gymnasium", "train"),
     "jinja2": ("jinja2", "report"),
     "matplotlib": ("matplotlib", "report"),
     "mujoco": ("mujoco", "train"),
     "plotly": ("plotly", "report"),
+    "shimmy": ("shimmy", "control"),
     "stable_baselines3": ("stable-baselines3", "train"),
     "tensorboard": ("tensorboard", "train"),
     "torch": ("torch", "train"),

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,3 +254,54 @@ def test_an_empty_set_needs_no_kind():
     empty = ConstraintSet()
     empty.require_kinds([], by="CPO")
     assert len(empty) == 0
+
+
+UNITS = {
+    "a sum per episode as a rate": (
+        Constraint("c", 25.0, "step_rate", max_step_cost=1.0),
+        r"'c' must be at most 1, the most that E\[c per step\] can be \(1 per step\); got 25, which limits nothing\. "
+        r"A sum per episode is kind='episode_sum', which is 0\.025 per step of 1000; a rate is between 0 and 1\.",
+    ),
+    "a sum per episode as a limit on every step": (
+        Constraint("c", 25.0, "statewise", max_step_cost=2.0),
+        r"at most 2, the most that c of every step can be \(2 per step\).* a limit on every step is between 0 and 2\.",
+    ),
+    "a sum per episode as a discounted one": (
+        Constraint("c", 25.0, "discounted", 0.9, max_step_cost=1.0),
+        r"at most 10, the most that E\[discounted sum of c, gamma 0\.9\] can be \(1 per step / \(1 - 0\.9\)\); got 25"
+        r".* A sum per episode is kind='episode_sum'; p per step is p / \(1 - gamma\) discounted\.",
+    ),
+    "a utility beyond what an episode can earn": (
+        Constraint("c", 1500.0, sense=">=", max_step_cost=1.0),
+        r"at most 1000, the most that E\[sum of c per episode\] can be \(1 per step x 1000 steps\); got 1500, which no",
+    ),
+    "a utility that no policy reaches": (
+        Constraint("c", 25.0, "step_rate", sense=">=", max_step_cost=1.0),
+        r"got 25, which no policy can reach",
+    ),
+}
+
+
+@pytest.mark.parametrize(("constraint", "message"), UNITS.values(), ids=UNITS)
+def test_a_budget_in_other_units_than_its_kind_is_an_error_that_says_how_to_write_it(constraint, message):
+    with pytest.raises(ConstraintError, match="^PPOLag: the budget of .*" + message):
+        ConstraintSet([constraint]).require_units(1000, by="PPOLag")
+
+
+@settings(deadline=None)
+@given(constraints(), st.integers(1, 10_000), st.floats(0.0, 1.0))
+def test_a_budget_within_what_can_occur_has_the_right_units(constraint, horizon, share):
+    most = constraint.largest(horizon)
+    if most is not None and math.isfinite(most):
+        replace(constraint, budget=share * most).require_units(horizon, by="PPOLag")
+
+
+@pytest.mark.parametrize("kind", ["episode_sum", "cvar"])
+def test_a_limit_per_episode_that_cannot_bind_is_a_baseline_and_accepted(kind):
+    Constraint("c", 1500.0, kind, max_step_cost=1.0).require_units(1000, by="PPOLag")
+
+
+def test_where_no_bound_is_known_any_budget_has_the_right_units():
+    Constraint("c", 1e6).require_units(1000, by="PPOLag")
+    Constraint("c", 1e6, max_step_cost=1.0).require_units(None, by="PPOLag")
+    assert Constraint("c", 0.5, "probability").largest() == 1.0

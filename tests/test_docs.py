@@ -1,14 +1,15 @@
 """The tables of the docs are checked against the code that they describe."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import saferl
 from saferl.constraints import KINDS
-from saferl.envs.catalogue import SIMULATED_SPECS, TABULAR_SPECS
-from saferl.envs.table import row_of, tabular_row_of
+from saferl.envs.catalogue import CONTROL_SPECS, SIMULATED_SPECS, TABULAR_SPECS
+from saferl.envs.table import control_row_of, row_of, tabular_row_of
 from saferl.solvers import SOLVERS
 from saferl.training import RunSettings
 
@@ -45,6 +46,7 @@ def test_the_task_table_is_the_catalogue():
     made = [spec for spec in SIMULATED_SPECS if spec.id in MADE]
     assert len(made) == len(MADE)
     assert all(row_of(spec) in page for spec in made)
+    assert find_spec("dm_control") is None or all(control_row_of(spec) in page for spec in CONTROL_SPECS)
     assert all(tabular_row_of(spec) in page for spec in TABULAR_SPECS)
 
 
@@ -74,7 +76,11 @@ def test_every_logged_column_is_explained_and_every_explained_one_is_logged(tmp_
         if re.fullmatch(r"[a-z]+/\S+", name)
     }
     logged = set()
-    more = {"ppo": {}, "cat": {"negative_rewards": "positive_part_only"}}
+    more = {
+        "ppo": {},
+        "cat": {"negative_rewards": "positive_part_only"},
+        "reload_offpolicy": {"dual_min_episodes": 1, "learning_starts": 0},
+    }
     for solver in SOLVERS:
         saferl.train(
             solver,

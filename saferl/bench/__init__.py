@@ -10,6 +10,8 @@ from typing import Any
 
 _LAZY = {
     "bench_env": "saferl.bench.env",
+    "bench_limits": "saferl.bench.reload.limits",
+    "bench_online": "saferl.bench.online",
     "bench_reload": "saferl.bench.reload",
     "bench_resume": "saferl.bench.resume",
     "bench_tabular": "saferl.bench.tabular",
@@ -19,6 +21,8 @@ _LAZY = {
 
 __all__ = [
     "bench_env",
+    "bench_limits",
+    "bench_online",
     "bench_reload",
     "bench_resume",
     "bench_tabular",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from saferl.cli.app import app
-from saferl.cli.console import print_rows, say, stderr
+from saferl.cli.console import parse_budgets, print_rows, say, stderr
 from saferl.errors import RunFolderError
 
 bench_app = typer.Typer(
@@ -43,9 +43,9 @@ def env(
     """Steps per second of the batched backend, its bare physics, the single environment and a peer, in turn."""
     from saferl.bench import bench_env
 
-    _check_output(json)
+    check_output(json)
     result = bench_env(
-        env, num_envs=num_envs, steps=steps, repeats=repeats, num_threads=threads, peer=peer, report=_report
+        env, num_envs=num_envs, steps=steps, repeats=repeats, num_threads=threads, peer=peer, report=report_line
     )
     figures, ratios = result["steps_per_second"], result["ratios"]
     print_rows(
@@ -57,7 +57,7 @@ def env(
         title=f"{env}, {result['num_envs']} environments, {result['threads']} threads",
     )
     say(f"A reset takes {result['reset_ms']:.2f} ms; an environment takes {result['memory_mb_per_env']} MB.")
-    _write(json, result)
+    write_result(json, result)
 
 
 @bench_app.command(
@@ -76,9 +76,9 @@ def train(
     from saferl.bench import bench_training
 
     options, settings = _options(solver, set_, env)
-    _check_output(json)
+    check_output(json)
     result = bench_training(
-        solver, env, steps=steps, repeats=repeats, options=options, settings=settings, peer=peer, report=_report
+        solver, env, steps=steps, repeats=repeats, options=options, settings=settings, peer=peer, report=report_line
     )
     figures = result["results"]
     ratio = figures.get("ratio_of_medians")
@@ -91,7 +91,7 @@ def train(
         ],
         title=f"{solver} on {env}, {steps:,} steps, updates included",
     )
-    _write(json, result)
+    write_result(json, result)
 
 
 @bench_app.command(epilog="Example: saferl bench resume ppo_lag SafetyHalfCheetahVelocity-v1 --kills 20")
@@ -108,17 +108,64 @@ def resume(
     from saferl.bench import bench_resume
 
     options, settings = _options(solver, set_)
-    _check_output(json)
+    check_output(json)
     result = bench_resume(
-        solver, env, steps=steps, kills=kills, kill_seed=kill_seed, options=options, settings=settings, report=_report
+        solver,
+        env,
+        steps=steps,
+        kills=kills,
+        kill_seed=kill_seed,
+        options=options,
+        settings=settings,
+        report=report_line,
     )
     say(
         f"{result['same_weights']} of {kills} ended with the same weights; "
         f"{result['killed_while_writing']} were killed while a checkpoint was written."
     )
-    _write(json, result)
+    write_result(json, result)
     if result["same_weights"] != kills:
         raise typer.Exit(1)
+
+
+@bench_app.command(
+    epilog="Example: saferl bench solver ppo_lag SafetyHalfCheetahVelocity-v1 --train-budget cost=18 --json online.json"
+)
+def solver(
+    solver: Solver,
+    env: Env,
+    steps: Annotated[int, typer.Option(help="Steps of every training.")] = 1_000_000,
+    seeds: Annotated[str, typer.Option(help="Training seeds, 0-4 or 0,5,10.")] = "0,5,10",
+    train_budget: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: train at a tighter budget.")] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of every result.")] = 1000,
+    side_episodes: Annotated[int, typer.Option(help="Episodes for mean actions and for the best checkpoint.")] = 100,
+    set_: Set = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; what it holds is not done again.")] = Path("runs"),
+    json: Json = None,
+) -> None:
+    """Train seeds and evaluate each last iterate: return, cost, bounds and verdict; a cut call goes on where it was."""
+    from saferl.bench import bench_online
+    from saferl.training.config_file import parse_seeds
+    from saferl.training.recipes import find_recipe
+
+    options, settings = _options(solver, set_, env)
+    recipe = find_recipe(env)
+    check_output(json)
+    result = bench_online(
+        solver,
+        env,
+        steps=steps,
+        seeds=parse_seeds(seeds),
+        runs=runs,
+        train_budgets=parse_budgets(train_budget, "--train-budget"),
+        options=options,
+        settings=settings,
+        recipe=None if recipe is None else recipe.name,
+        episodes=episodes,
+        side_episodes=side_episodes,
+        report=report_line,
+    )
+    write_result(json, result)
 
 
 @bench_app.command(epilog="Example: saferl bench tabular --json tabular.json --figure last-iterate.svg")
@@ -137,20 +184,20 @@ def tabular(
     """Every tabular solver on every instance, its last iterate against the exact optimum."""
     from saferl.bench import bench_tabular, bench_tabular_scale
 
-    _check_output(json)
+    check_output(json)
     if scale:
-        result = bench_tabular_scale(report=_report)
+        result = bench_tabular_scale(report=report_line)
         _print_scale(result)
-        _write(json, result)
+        write_result(json, result)
         return
-    result = bench_tabular(instance, solver, iterations=iterations, figure=figure, report=_report)
+    result = bench_tabular(instance, solver, iterations=iterations, figure=figure, report=report_line)
     names = list(next(iter(result["instances"].values()))["solvers"])
     print_rows(
         ("gap | violation | oscillation", *names),
         [(key, *(_late(row["solvers"][name]) for name in names)) for key, row in result["instances"].items()],
         title=f"Last iterates after {iterations} iterations, mean per step; {result['seconds']} s",
     )
-    _write(json, result)
+    write_result(json, result)
 
 
 def _print_scale(result: dict[str, Any]) -> None:
@@ -177,33 +224,6 @@ def _late(entry: dict[str, Any]) -> str:
     return f"{entry['gap']:.0e} | {entry['violation']:.0e} | {entry['oscillation']:.0e}"
 
 
-@bench_app.command(epilog="Example: saferl bench reload --steps 200000 --json reload.json")
-def reload(
-    task: Annotated[list[str] | None, typer.Option(help="Finite CMDPs by env id (repeatable). Default: four.")] = None,
-    steps: Annotated[int, typer.Option(help="Environment steps of every training.")] = 200_000,
-    seeds: Annotated[str, typer.Option(help="Reported training seeds, 0-4 or 0,5,10.")] = "0,5,10",
-    json: Json = None,
-) -> None:
-    """Do late iterates settle? Sampled solvers, each tuned alike, every iterate evaluated exactly."""
-    from saferl.bench import bench_reload
-    from saferl.bench.reload import TASKS
-    from saferl.training.config_file import parse_seeds
-
-    _check_output(json)
-    result = bench_reload(tuple(task or TASKS), steps=steps, seeds=parse_seeds(seeds), report=_report)
-    columns = ("last_gap", "last_violation", "late_cost_deviation", "late_oscillation", "late_crossings")
-    print_rows(
-        ("task, solver", *(column.replace("_", " ") for column in columns)),
-        [
-            (f"{name}, {variant}", *(f"{entry['mean'][column]:.4f}" for column in columns))
-            for name, row in result["tasks"].items()
-            for variant, entry in row["variants"].items()
-        ],
-        title=f"Means over seeds {seeds} after {steps:,} steps, per step of the environment",
-    )
-    _write(json, result)
-
-
 def _options(solver: str, assignments: list[str] | None, env: str | None = None) -> tuple[dict[str, Any], Any]:
     """Options of solver and run, from the recipe of ``env`` as ``saferl train`` takes them."""
     from dataclasses import asdict
@@ -218,22 +238,24 @@ def _options(solver: str, assignments: list[str] | None, env: str | None = None)
     return asdict(config), settings
 
 
-def _report(line: str) -> None:
-    stderr.print(line, highlight=False)
+def report_line(line: str) -> None:
+    """Show one finished part on stderr."""
+    stderr.print(line, highlight=False, soft_wrap=True)
 
 
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f} times"
 
 
-def _write(path: Path | None, result: dict[str, Any]) -> None:
+def write_result(path: Path | None, result: dict[str, Any]) -> None:
+    """Write the result as JSON where a file was named."""
     from saferl.storage import write_json
 
     if path is not None:
         write_json(path, result)
 
 
-def _check_output(path: Path | None) -> None:
+def check_output(path: Path | None, option: str = "--json", what: str = "a JSON file") -> None:
     """Raise before the work, rather than after it, if its result could not be written."""
     if path is None:
         return
@@ -243,4 +265,4 @@ def _check_output(path: Path | None) -> None:
     except OSError as error:
         reason = f"its folder cannot be made: {error}"
     if reason:
-        raise RunFolderError(f"--json must name a JSON file that can be written; got {path}: {reason}. Choose another.")
+        raise RunFolderError(f"{option} must name {what} that can be written; got {path}: {reason}. Choose another.")

@@ -15,6 +15,9 @@ from saferl.cli.app import app
 from saferl.cli.console import print_json, print_table, say
 from saferl.errors import ConfigError
 
+_FACTS = ("family", "sampling", "actions", "kinds", "guarantee", "paper")
+"""What is listed of a solver beside its name and a line about it."""
+
 
 class What(StrEnum):
     """What can be listed."""
@@ -46,6 +49,8 @@ def list_names(
     elif what is What.OPTIONS:
         _print_table([{**row, "type": _typed(row["type"]), "default": _default(row["default"])} for row in rows])
         say(f"Choose with: saferl train {name} ENV --set OPTION=VALUE (as often as needed)")
+    elif what is What.SOLVERS:
+        _print_solvers(rows)
     else:
         _print_table(rows)
 
@@ -68,8 +73,14 @@ def _envs() -> list[dict[str, Any]]:
 
 def _solvers() -> list[dict[str, Any]]:
     from saferl.solvers import SOLVERS
+    from saferl.solvers.catalogue import CATALOGUE
 
-    return [{"name": name, "about": SOLVERS.get(name).summary} for name in SOLVERS]
+    rows: list[dict[str, Any]] = []
+    for name in SOLVERS:
+        # Of a plug-in's solver nothing more is known without loading it.
+        known = CATALOGUE[name].to_dict() if name in CATALOGUE else dict.fromkeys(_FACTS)
+        rows.append({"name": name, "about": SOLVERS.get(name).summary, **{key: known[key] for key in _FACTS}})
+    return rows
 
 
 def _shields() -> list[dict[str, Any]]:
@@ -101,6 +112,35 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row.values()))
     print_table(table)
+
+
+def _print_solvers(rows: list[dict[str, Any]]) -> None:
+    """One block of lines per solver: as columns, so many texts would be a word wide."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for index, row in enumerate(rows):
+        if index:
+            table.add_row()
+        table.add_row(f"[bold]{escape(row['name'])}[/]", escape(row["about"]))
+        for label, text in _facts_of(row).items():
+            table.add_row(f"  {label}", escape(text))
+    print_table(table)
+
+
+def _facts_of(row: dict[str, Any]) -> dict[str, str]:
+    """Label and text of every line below a solver's name; none of a solver that nothing is known of."""
+    from saferl.solvers.catalogue import Paper
+
+    if row["family"] is None:
+        return {}
+    return {
+        "family": f"{row['family']}, {row['sampling']}",
+        "actions": ", ".join(row["actions"]),
+        "kinds": ", ".join(row["kinds"]),
+        "guarantee": row["guarantee"],
+        "paper": str(Paper(**row["paper"])),
+    }
 
 
 def _default(value: Any) -> str:

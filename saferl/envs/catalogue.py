@@ -1,6 +1,7 @@
 """The environments that saferl knows by name, as data: reading it needs neither gymnasium nor a simulator.
 
-The budgets of simulated tasks are those of the published benchmarks: an expected cost of at most 25 per episode. The
+The budgets of simulated tasks are those of the published benchmarks: an expected cost of at most 25 per episode. Those
+of the control tasks lie half-way between a careless and a careful policy (:mod:`saferl.envs.control_tasks`). The
 tabular ones are finite CMDPs with known optima (:mod:`saferl.envs.tabular.instances`); their budgets bind.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from saferl.constraints import Constraint, ConstraintSet
+from saferl.envs.control_tasks import CONTROL_TASKS, ControlTask
 from saferl.envs.spec import EnvSpec
 
 _BUDGET = 25.0
@@ -50,6 +52,20 @@ def _velocity(task: str, *, limit: str, is_fixed_horizon: bool = False) -> EnvSp
         batched="saferl.envs.velocity_batched:VelocityBatch",
         requires=("gymnasium", "mujoco"),
         kwargs={"task": task},
+    )
+
+
+def _control(env_id: str, task: ControlTask) -> EnvSpec:
+    """A task of dm_control's suite."""
+    return EnvSpec(
+        id=env_id,
+        factory="saferl.envs.control:make_control",
+        constraints=ConstraintSet([Constraint("cost", round(task.budget.limit, 1), max_step_cost=1.0)]),
+        horizon=1000,
+        is_fixed_horizon=True,
+        summary=task.summary,
+        requires=("gymnasium", "mujoco", "dm-control", "shimmy"),
+        kwargs={"env_id": env_id},
     )
 
 
@@ -106,14 +122,19 @@ def _navigation_specs() -> Iterator[EnvSpec]:
 
 
 def _tabular(
-    env_id: str, instance: str, gamma: float, horizon: int, summary: str, **budgets: tuple[float, float]
+    env_id: str, instance: str, gamma: float | None, horizon: int | None, summary: str, **budgets: tuple[float, float]
 ) -> EnvSpec:
-    """A finite CMDP without an end; ``budgets`` are budget and largest cost of a step, by name."""
+    """A finite CMDP; ``gamma`` and the time limit ``horizon`` are None for a finite horizon, which ends by itself.
+
+    ``budgets`` are budget and largest cost of a step, by name.
+    """
     return EnvSpec(
         id=env_id,
         factory="saferl.envs.tabular.env:make_tabular",
         constraints=ConstraintSet(
-            Constraint(name, budget, "discounted", gamma, max_step_cost=largest)
+            Constraint(name, budget, "episode_sum", max_step_cost=largest)
+            if gamma is None
+            else Constraint(name, budget, "discounted", gamma, max_step_cost=largest)
             for name, (budget, largest) in budgets.items()
         ),
         default_constraints=tuple(budgets),
@@ -137,6 +158,9 @@ SIMULATED_SPECS: tuple[EnvSpec, ...] = (
 )
 """Tasks of the published benchmarks, in MuJoCo."""
 
+CONTROL_SPECS: tuple[EnvSpec, ...] = tuple(_control(env_id, task) for env_id, task in CONTROL_TASKS.items())
+"""Tasks of dm_control under budgets that bind."""
+
 TABULAR_SPECS: tuple[EnvSpec, ...] = (
     _tabular(
         *("ParadoxA-v0", "paradox_a", 0.9, 66),
@@ -147,6 +171,12 @@ TABULAR_SPECS: tuple[EnvSpec, ...] = (
         *("ParadoxB-v0", "paradox_b", 0.9, 66),
         "Two states; being in the first one earns 1 and costs 1.",
         cost=(5.0, 1.0),
+    ),
+    _tabular(
+        *("CatchCost-v0", "catch", None, None),
+        "Catch on a board of 10 x 5: catch the falling ball; a step that the paddle ends in the left half, column 0 or "
+        "1, costs 1.",
+        cost=(0.3, 1.0),
     ),
     _tabular(
         *("DingRandom-v0", "ding_20x10", 0.8, 31),
@@ -192,5 +222,5 @@ TABULAR_SPECS: tuple[EnvSpec, ...] = (
 )
 """Finite CMDPs."""
 
-SPECS: tuple[EnvSpec, ...] = SIMULATED_SPECS + TABULAR_SPECS
+SPECS: tuple[EnvSpec, ...] = SIMULATED_SPECS + CONTROL_SPECS + TABULAR_SPECS
 """One entry per environment id."""

@@ -248,10 +248,10 @@ def make_vec(
         env_id: As for :func:`saferl.make`.
         num_envs: Number of copies, at least 1.
         backend: ``batched`` computes a whole batch at once (:mod:`saferl.envs.batched`), for every id of
-            ``saferl list envs``. ``reference`` takes the single environments, in worker processes where that pays off;
-            ``sync`` takes them in this process, ``process`` in worker processes. ``auto`` is ``batched`` where there is
-            such a version, else ``reference``. Started from a script, worker processes need the usual
-            ``if __name__ == "__main__":`` guard.
+            ``saferl list envs`` but the control tasks. ``reference`` takes the single environments, in worker processes
+            where that pays off; ``sync`` takes them in this process, ``process`` in worker processes. ``auto`` is
+            ``batched`` where there is such a version, else ``reference``. Started from a script, worker processes need
+            the usual ``if __name__ == "__main__":`` guard.
         num_workers: Worker processes, or threads of ``batched`` (default: the usable cores, at most ``num_envs``).
             Results do not depend on it.
         budgets: As for :func:`saferl.make`.
@@ -294,8 +294,10 @@ def make_vec(
 
 
 def _why_not_batched(spec: EnvSpec | None, cost: CostFn | str | None, kwargs: Mapping[str, Any]) -> str | None:
-    if spec is None or not spec.batched:
+    if spec is None:
         return "only the ids of 'saferl list envs' have a batched version"
+    if not spec.batched:
+        return "the control tasks have none"
     if cost is not None:
         return "a cost function is called by single environments"
     if any(value is not None for value in kwargs.values()):

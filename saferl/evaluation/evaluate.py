@@ -6,6 +6,7 @@ import functools
 import json
 import multiprocessing
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +17,8 @@ from typing import Any
 
 import cloudpickle
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from saferl.constraints import ConstraintSet
 from saferl.envs.adapters import CostContract, CostFn
@@ -25,6 +28,7 @@ from saferl.evaluation.episodes import BLOCK, BlockRunner, EpisodeRecord, Policy
 from saferl.evaluation.summary import summarise
 from saferl.policy.artefact import PolicyArtefact, load
 from saferl.policy.random import RandomPolicy
+from saferl.policy.standalone import standalone
 from saferl.storage import prepare_output, write_json, write_text
 
 EVALUATION_SEED = 10_000_000
@@ -74,6 +78,8 @@ def evaluate(
 
     Args:
         policy: Anything with Stable-Baselines3's ``predict`` on raw observations, or the path of an artefact or run.
+            Of a Stable-Baselines3 algorithm the policy is taken, with the statistics of the VecNormalize around its
+            environments as they are now.
         env_id: As for :func:`saferl.make`; an artefact's own environment if None.
         episodes: Number of episodes, fixed beforehand: the bounds are not valid if one stops when it looks good.
         deterministic: Mean or mode actions instead of sampled ones (of a stochastic optimum, a different policy).
@@ -86,6 +92,10 @@ def evaluate(
         out: New folder for ``episodes.jsonl`` and ``summary.json``; nothing is written if None.
         workers: Processes; 1 runs in this one. Default: the usable cores, at most one per block of 16 episodes.
         progress: Called with the number of episodes finished since the last call.
+
+    Raises:
+        ConfigError: an argument out of range, a policy for other spaces, or one that cannot go to several processes.
+        ArtefactError: no artefact at the path, or a damaged one.
     """
     if episodes < 1:
         raise ConfigError(f"The number of episodes must be at least 1; got {episodes}.")
@@ -116,7 +126,7 @@ def evaluate(
     if isinstance(artefact, PolicyArtefact):
         _ = artefact.evaluations  # a counter that cannot be read is found before the work, not after it
     start = time.perf_counter()
-    source: Policy | Path = artefact.path if isinstance(artefact, PolicyArtefact) else artefact
+    source: Policy | Path = artefact.path if isinstance(artefact, PolicyArtefact) else _acting_part(artefact)
     blocks = [
         (i, list(range(first_seed + i, first_seed + min(i + BLOCK, episodes)))) for i in range(0, episodes, BLOCK)
     ]
@@ -171,7 +181,13 @@ def _run_here(
 def _run_in_processes(
     make_env: Callable[[], CostContract], source: Policy | Path, deterministic: bool, blocks: Blocks, *, count: int
 ) -> Iterator[list[EpisodeRecord]]:
-    payload = cloudpickle.dumps((make_env, source, deterministic))
+    try:
+        payload = cloudpickle.dumps((make_env, source, deterministic))
+    except (TypeError, AttributeError, NotImplementedError, pickle.PicklingError) as error:
+        raise ConfigError(
+            f"The policy, and what makes its environment, must go to {count} processes; {type(source).__name__} cannot "
+            f"be pickled ({error}). Evaluate with workers=1 (--workers 1), or save it as an artefact."
+        ) from error
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(payload,))
     try:
@@ -215,6 +231,11 @@ def _judged_by(
     if any(name not in own.names for name in budgets):
         return budgets, None
     return None, ConstraintSet(own[name] for name in budgets).with_budgets(budgets)
+
+
+def _acting_part(policy: Any) -> Policy:
+    """``policy`` without environments, which worker processes could not take over and which have no part in acting."""
+    return standalone(policy) if isinstance(policy, BaseAlgorithm | BasePolicy) else policy
 
 
 def _check_spaces(env: CostContract, policy: Any) -> None:

@@ -27,6 +27,7 @@ from torch import nn
 
 from saferl.constraints import ConstraintSet
 from saferl.errors import ArtefactError, RunFolderError, SaferlError
+from saferl.policy.actor import ActorCnnPolicy, ActorPolicy, MultiInputActorPolicy
 from saferl.policy.networks import (
     ConstrainedActorCriticCnnPolicy,
     ConstrainedActorCriticPolicy,
@@ -50,6 +51,9 @@ _POLICY_CLASSES: dict[str, type[ActorCriticPolicy]] = {
         ConstrainedActorCriticPolicy,
         ConstrainedActorCriticCnnPolicy,
         ConstrainedMultiInputActorCriticPolicy,
+        ActorPolicy,
+        ActorCnnPolicy,
+        MultiInputActorPolicy,
     )
 }
 _ACTIVATIONS = {cls.__name__: cls for cls in (nn.Tanh, nn.ReLU, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Identity)}
@@ -142,7 +146,7 @@ class PolicyArtefact:
 def save_artefact(
     folder: Path, model: BaseAlgorithm, constraints: ConstraintSet, provenance: Mapping[str, Any]
 ) -> Path:
-    """Write the policy of a Stable-Baselines3 on-policy ``model`` as an artefact folder, atomically.
+    """Write the policy of a Stable-Baselines3 ``model`` as an artefact folder, atomically.
 
     Raises:
         ArtefactError: a policy class, network, activation or space that an artefact cannot describe.

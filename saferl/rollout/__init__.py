@@ -4,5 +4,6 @@ from saferl.rollout.buffer import ConstrainedRolloutBuffer
 from saferl.rollout.cost_vec_env import CostVecEnv
 from saferl.rollout.estimator import CostEstimator
 from saferl.rollout.gae import gae
+from saferl.rollout.replay import ConstrainedReplayBuffer
 
-__all__ = ["ConstrainedRolloutBuffer", "CostEstimator", "CostVecEnv", "gae"]
+__all__ = ["ConstrainedReplayBuffer", "ConstrainedRolloutBuffer", "CostEstimator", "CostVecEnv", "gae"]

@@ -66,7 +66,7 @@ class ConstrainedRolloutBuffer:
         self._is_dict = isinstance(observation_space, spaces.Dict)
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
         self.obs = {
-            key: np.zeros((*lead, *get_obs_shape(part)), dtype=_storage_dtype(part)) for key, part in parts.items()
+            key: np.zeros((*lead, *get_obs_shape(part)), dtype=storage_dtype(part)) for key, part in parts.items()
         }
         self.actions = np.zeros((*lead, get_action_dim(action_space)), dtype=np.float32)
         self.log_probs = np.zeros(lead, dtype=np.float32)
@@ -164,6 +164,6 @@ class ConstrainedRolloutBuffer:
         )
 
 
-def _storage_dtype(space: spaces.Space[Any]) -> Any:
+def storage_dtype(space: spaces.Space[Any]) -> Any:
     """Networks compute in float32, so wider floats are stored as that."""
     return np.float32 if np.issubdtype(space.dtype, np.floating) else space.dtype

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferl.errors import MissingExtraError
 from saferl.registry import Registry
+from saferl.solvers.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from saferl.solvers.cat import CaT
@@ -28,20 +29,12 @@ if TYPE_CHECKING:
     from saferl.solvers.ppo_lag import PPOLag
     from saferl.solvers.rcpo import RCPO
     from saferl.solvers.reload import ReLOAD
+    from saferl.solvers.reload_offpolicy import ReLOADOffPolicy
     from saferl.solvers.trpo_lag import TRPOLag
 
 SOLVERS = Registry("solver", "saferl.solvers")
-for _name, _class, _summary in (
-    ("ppo", "ppo:UnconstrainedPPO", "PPO of Stable-Baselines3; ignores costs (the baseline)."),
-    ("ppo_lag", "ppo_lag:PPOLag", "PPO-Lagrangian; expected costs, one multiplier each."),
-    ("pid_lag", "pid_lag:PIDLag", "PPO-Lagrangian with PID-controlled multipliers; damped swings."),
-    ("trpo_lag", "trpo_lag:TRPOLag", "TRPO-Lagrangian; natural-gradient steps inside a trust region."),
-    ("rcpo", "rcpo:RCPO", "Penalised reward with one critic and a slow multiplier."),
-    ("reload", "reload:ReLOAD", "Optimistic descent-ascent on a natural gradient; the last iterate settles."),
-    ("cpo", "cpo:CPO", "Constrained policy optimisation; every step meets the linearised budgets."),
-    ("cat", "cat:CaT", "Constraints as terminations; few violating steps, no budget."),
-):
-    SOLVERS.register(_name, f"saferl.solvers.{_class}", summary=_summary)
+for _name, _facts in CATALOGUE.items():
+    SOLVERS.register(_name, _facts.target, summary=_facts.summary)
 
 _LAZY = {
     "CPO": "saferl.solvers.cpo",
@@ -57,6 +50,7 @@ _LAZY = {
     "PPOLag": "saferl.solvers.ppo_lag",
     "RCPO": "saferl.solvers.rcpo",
     "ReLOAD": "saferl.solvers.reload",
+    "ReLOADOffPolicy": "saferl.solvers.reload_offpolicy",
     "TRPOLag": "saferl.solvers.trpo_lag",
     "UnconstrainedPPO": "saferl.solvers.ppo",
 }
@@ -76,6 +70,7 @@ __all__ = [
     "PIDLag",
     "PPOLag",
     "ReLOAD",
+    "ReLOADOffPolicy",
     "TRPOLag",
     "UnconstrainedPPO",
 ]

@@ -44,8 +44,9 @@ from stable_baselines3.her import HerReplayBuffer
 from saferl.config import check_ranges, from_mapping
 from saferl.errors import ConfigError, EnvContractError, RunFolderError
 from saferl.rollout.estimator import CostEstimator
+from saferl.solvers.budgets import KeepsBudgets
 from saferl.solvers.dual import Dual, DualConfig, constraint_gaps, make_dual
-from saferl.solvers.on_policy import ConstrainedOnPolicyAlgorithm, to_cost_vec_env
+from saferl.solvers.on_policy import to_cost_vec_env
 from saferl.storage import read_json, write_text
 
 FloatArray = npt.NDArray[np.float64]
@@ -123,7 +124,7 @@ class LagrangianVecEnv(VecEnvWrapper):
         Raises:
             EnvContractError: ``venv`` has no costs and constraints.
             ConfigError: VecNormalize or a LagrangianVecEnv is inside.
-            ConstraintError: a constraint of a kind that the dual update does not support.
+            ConstraintError: a constraint of a kind that the dual update does not support, or a budget in other units.
             UnknownNameError: an unknown option, or a budget for a constraint that the env does not have.
         """
         inner = to_cost_vec_env(venv)
@@ -132,6 +133,7 @@ class LagrangianVecEnv(VecEnvWrapper):
         self.config = from_mapping(LagrangianConfig, {**(asdict(config) if config is not None else {}), **options})
         self.targets = inner.constraints.with_budgets(dict(budgets or {}))  # type: ignore[attr-defined]
         """The constraints at the budgets that are trained for."""
+        self.targets.require_units(inner.horizon, by="LagrangianVecEnv")  # type: ignore[attr-defined]
         self.is_training = is_training
         self.estimator = CostEstimator(
             self.targets,
@@ -273,7 +275,7 @@ class LagrangianCallback(BaseCallback):
                 f"LagrangianCallback is for algorithms that learn from the reward of every step; "
                 f"{type(self.model).__name__} learns from returns, which hold no penalty. Take another algorithm."
             )
-        if isinstance(self.model, ConstrainedOnPolicyAlgorithm):
+        if isinstance(self.model, KeepsBudgets):
             raise ConfigError(
                 f"LagrangianCallback is for algorithms without costs; {type(self.model).__name__} has multipliers of "
                 "its own, if it needs any. Train it on the environment without LagrangianVecEnv and callback."

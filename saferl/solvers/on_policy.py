@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
@@ -23,6 +22,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from saferl.config import check_ranges, from_mapping
 from saferl.constraints import ConstraintSet
 from saferl.envs.adapters import CostContract
+from saferl.envs.core import make
 from saferl.envs.vector import CostVectorEnv
 from saferl.errors import EnvContractError
 from saferl.policy.networks import (
@@ -33,7 +33,8 @@ from saferl.policy.networks import (
 from saferl.rollout.buffer import ConstrainedRolloutBuffer
 from saferl.rollout.cost_vec_env import CostVecEnv
 from saferl.rollout.estimator import CostEstimator
-from saferl.solvers.dual import DualConfig, constraint_gaps, make_dual
+from saferl.solvers.budgets import KeepsBudgets
+from saferl.solvers.dual import DualConfig, make_dual
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ _CHUNK = 4096
 """Samples that the critics are asked about at once, which bounds the memory that images take."""
 
 
-class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
+class ConstrainedOnPolicyAlgorithm(KeepsBudgets, OnPolicyAlgorithm):
     """Stable-Baselines3's on-policy algorithm with vector costs.
 
     Adds a cost critic with a head per constraint, bootstrapping through truncation for reward and every cost (at a
@@ -136,7 +137,7 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
 
         Raises:
             UnknownNameError: an unknown option, or a budget for a constraint that the env does not have.
-            ConstraintError: a constraint of a kind that this solver does not support.
+            ConstraintError: a constraint of a kind that this solver does not support, or a budget in other units.
         """
         base = asdict(config) if config is not None else {}
         self.config = from_mapping(self.config_class, {**base, **options})
@@ -144,7 +145,8 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         rate = self.config.learning_rate
         super().__init__(
             policy,
-            env,
+            # Stable-Baselines3 would ask Gymnasium for an id.
+            None if env is None else to_cost_vec_env(env),  # type: ignore[arg-type]
             learning_rate=LinearSchedule(rate, 0.0, 1.0) if self.config.anneal_learning_rate else rate,
             n_steps=self.config.n_steps,
             gamma=self.config.gamma,
@@ -169,6 +171,7 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.constraints.require_kinds(self.supported_kinds, by=type(self).__name__)
             self.is_fixed_horizon = bool(self.env.is_fixed_horizon)  # type: ignore[attr-defined]
             self.horizon = self.env.horizon  # type: ignore[attr-defined]
+            self.constraints.require_units(self.horizon, by=type(self).__name__)
         if _init_setup_model:
             self._setup_model()
 
@@ -311,43 +314,10 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
             next_values[where], next_cost_values[where] = self._values(list(finals), critic)
         return values[:-1], cost_values[:-1], next_values, next_cost_values
 
-    @property
-    def train_budgets(self) -> dict[str, float] | None:
-        """Budgets that training looks at, by name; None if it looks at none."""
-        return {c.name: c.budget for c in self.constraints}
-
-    @property
-    def multipliers(self) -> npt.NDArray[np.float64]:
-        """Current multipliers, (num_constraints,).
-
-        Raises:
-            AttributeError: this solver has none.
-        """
-        if self.dual is None:
-            raise AttributeError(f"{type(self).__name__} has no multipliers.")
-        return self.dual.values
-
-    def signed_multipliers(self) -> th.Tensor:
-        """What costs are weighted with on the solver's device, (num_constraints,): negative for a lower limit."""
-        return th.as_tensor(self.multipliers * self.constraints.signs, dtype=th.float32, device=self.device)
-
     def begin_update(self) -> None:
         """Prepare the policy for training, at this moment's learning rate."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-
-    def update_multipliers(self) -> npt.NDArray[np.float64] | None:
-        """Take the dual's step if enough episodes have ended; the estimate it was taken with, (num_constraints,)."""
-        estimate = self.cost_estimator.estimate()
-        if estimate is not None:
-            if self.dual is not None:
-                self.dual.update(constraint_gaps(estimate, self.constraints))
-            for name, value in zip(self.constraints.names, estimate, strict=True):
-                self.logger.record(f"dual/estimate/{name}", float(value))
-        if self.dual is not None:
-            for name, value in zip(self.constraints.names, self.multipliers, strict=True):
-                self.logger.record(f"multiplier/{name}", float(value))
-        return estimate
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log, with mean episode costs of the last 100 episodes beside Stable-Baselines3's own columns."""
@@ -366,20 +336,19 @@ class ConstrainedOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.dual is not None:
             self.dual.set_state(state["dual"])
 
-    def drop_open_episodes(self) -> None:
-        """Leave episodes that have not ended out of the cost estimates: the environments are about to be reset."""
-        self.cost_estimator.drop_open_episodes()
-
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "cost_estimator", "generator"]
 
 
 def to_cost_vec_env(env: Any) -> VecEnv:
-    """Bring an env of ``saferl.make`` or ``saferl.make_vec``, or a VecEnv around one, to a VecEnv that carries costs.
+    """Bring an id or env of ``saferl.make``, a ``saferl.make_vec``, or a VecEnv around one, to a VecEnv with costs.
 
     Raises:
         EnvContractError: an env or VecEnv without costs and constraints.
+        UnknownNameError: an id that :func:`saferl.make` does not know.
     """
+    if isinstance(env, str):
+        env = make(env)
     if isinstance(env, gymnasium.Env):
         if not isinstance(env, CostContract):
             raise EnvContractError(

@@ -89,7 +89,8 @@ class UnconstrainedPPO(PPO):
             stock["learning_rate"] = LinearSchedule(stock["learning_rate"], 0.0, 1.0)
         super().__init__(
             policy,
-            env,
+            # Stable-Baselines3 would ask Gymnasium for an id.
+            None if env is None else to_cost_vec_env(env),  # type: ignore[arg-type]
             **stock,
             policy_kwargs=policy_kwargs,
             seed=seed,

@@ -121,7 +121,8 @@ class ReLOAD(ConstrainedOnPolicyAlgorithm):
     @property
     def step_scale(self) -> float:
         """Share of both players' full steps at this moment of training, in [0.1, 1]."""
-        return 0.1 + 0.9 * self._current_progress_remaining if self.config.anneal_steps else 1.0
+        # The last rollout may end after the number of steps that was asked for.
+        return 0.1 + 0.9 * max(0.0, self._current_progress_remaining) if self.config.anneal_steps else 1.0
 
     def _value(self, buffer: ConstrainedRolloutBuffer, cut: list[CutEpisode]) -> None:
         super()._value(buffer, cut)

@@ -31,6 +31,8 @@ _SMALL: dict[str, Any] = {
     "n_steps": 20,
     "batch_size": 20,
     "n_epochs": 1,
+    "target_period": 2,
+    "learning_starts": 0,
     "dual_min_episodes": 1,
     "negative_rewards": "positive_part_only",  # the rewards of ENV have both signs
 }
@@ -275,5 +277,5 @@ def _observations(space: spaces.Space[Any], count: int) -> Any:
 
 def _constraints(kind: str) -> ConstraintSet:
     gamma = {"gamma": 0.9} if kind == "discounted" else {}
-    budget = 0.5 if kind in ("probability", "step_rate") else 2.0
+    budget = 0.5 if kind in ("probability", "step_rate", "statewise") else 2.0
     return ConstraintSet([Constraint("always", budget, kind=kind, max_step_cost=1.0, **gamma)])  # type: ignore[arg-type]

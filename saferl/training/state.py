@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvWrapper
 
 from saferl.errors import RunFolderError, TrainingError
+from saferl.policy.states import load_module_state, load_optimizer_state, module_state, optimizer_state
 from saferl.rollout.cost_vec_env import CostVecEnv
 
 State = dict[str, Any]
@@ -27,14 +28,14 @@ _ARRAYS = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 
 
 def training_state(model: Any) -> State:
-    """The state of an on-policy ``model`` between two rollouts.
+    """The state of ``model``, one of saferl's solvers, between two rollouts.
 
     Raises:
         TrainingError: a wrapper around its environments whose state is not known.
     """
     return {
-        "policy": {key: _to_numpy(value) for key, value in model.policy.state_dict().items()},
-        "optimizer": _optimizer_state(model.policy.optimizer),
+        "policy": module_state(model.policy),
+        "optimizer": optimizer_state(model.policy.optimizer),
         "extra": model.get_extra_state() if hasattr(model, "get_extra_state") else {},
         "counters": {name: getattr(model, name) for name in _COUNTERS},
         "arrays": {name: getattr(model, name) for name in _ARRAYS},
@@ -55,8 +56,8 @@ def restore_training_state(model: Any, state: State) -> None:
         RunFolderError: the state does not fit the model.
     """
     try:
-        model.policy.load_state_dict({key: th.tensor(value) for key, value in state["policy"].items()})
-        _restore_optimizer(model.policy.optimizer, state["optimizer"])
+        load_module_state(model.policy, state["policy"])
+        load_optimizer_state(model.policy.optimizer, state["optimizer"])
         if state["extra"]:
             model.set_extra_state(state["extra"])
         for name, value in {**state["counters"], **state["arrays"]}.items():
@@ -157,26 +158,6 @@ def _set_moments(rms: RunningMeanStd, state: State) -> None:
     rms.mean, rms.var, rms.count = state["mean"].copy(), state["var"].copy(), state["count"]
 
 
-def _optimizer_state(optimizer: th.optim.Optimizer) -> State:
-    state = optimizer.state_dict()
-    return {
-        "state": {
-            str(index): {key: _to_numpy(value) for key, value in part.items()} for index, part in state["state"].items()
-        },
-        "rates": [float(group["lr"]) for group in state["param_groups"]],
-    }
-
-
-def _restore_optimizer(optimizer: th.optim.Optimizer, saved: State) -> None:
-    state = optimizer.state_dict()
-    state["state"] = {
-        int(index): {key: th.tensor(value) for key, value in part.items()} for index, part in saved["state"].items()
-    }
-    for group, rate in zip(state["param_groups"], saved["rates"], strict=True):
-        group["lr"] = rate
-    optimizer.load_state_dict(state)
-
-
 def _pending_log(logger: Any) -> State:
     """What was recorded since the last row was written."""
     return {
@@ -191,7 +172,3 @@ def _restore_log(logger: Any, state: State) -> None:
         logger.name_to_excluded[key] = tuple(entry["excluded"])
         if entry["count"]:
             logger.name_to_count[key] = entry["count"]
-
-
-def _to_numpy(value: Any) -> Any:
-    return value.detach().cpu().numpy().copy() if isinstance(value, th.Tensor) else value

@@ -1,5 +1,6 @@
 """The command line as a user meets it: results on stdout, one clear message on stderr, exit codes 0, 1 and 2."""
 
+import io
 import json
 import re
 import shlex
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 import typer
 from command_line import TINY, USER_ENV, VELOCITY, assert_one_message, flat, run_quietly
+from rich.console import Console
 
 import saferl
+from saferl.cli import console
 from saferl.cli.app import _load_commands, app
 from saferl.envs.registry import ENVS
 from saferl.solvers import SOLVERS
+from saferl.solvers.catalogue import CATALOGUE
 from saferl.training import RunSettings
 from saferl.training.settings import split_assignments
 
@@ -404,6 +408,45 @@ def test_list_solvers_names_every_solver_with_a_line_about_it():
     assert [row["name"] for row in rows] == list(SOLVERS)
     assert all(row["about"] for row in rows)
     assert all(name in run_quietly("list", "solvers")[1] for name in SOLVERS)
+
+
+def test_list_solvers_says_family_spaces_kinds_guarantee_and_paper():
+    rows = {row.pop("name"): row for row in json.loads(run_quietly("list", "solvers", "--json")[1])}
+    assert rows["reload"] == {
+        "about": "Optimistic descent-ascent on a natural gradient; the last iterate settles.",
+        "family": "last-iterate",
+        "sampling": "on-policy",
+        "actions": ["Box", "Discrete", "MultiDiscrete", "MultiBinary"],
+        "kinds": ["episode_sum", "discounted", "step_rate"],
+        "guarantee": CATALOGUE["reload"].guarantee,
+        "paper": {
+            "authors": "Moskovitz, O'Donoghue, Veeriah, Flennerhag, Singh, Zahavy",
+            "year": 2023,
+            "arxiv": "2302.01275",
+        },
+    }
+
+
+def test_the_list_of_solvers_is_readable_at_80_columns(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(console, "stdout", Console(file=out, width=80, force_terminal=True, color_system=None))
+    run_quietly("list", "solvers")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    labels = [line[:18].strip() for line in lines if line[:18].strip()]
+    facts = ["family", "actions", "kinds", "guarantee", "paper"]
+    assert labels == [label for name in SOLVERS for label in (name, *facts)]
+    text = " ".join(line[18:].strip() for line in lines)
+    for name in SOLVERS:
+        assert CATALOGUE[name].guarantee in text
+        assert str(CATALOGUE[name].paper) in text
+
+
+def test_a_plug_in_of_which_nothing_more_is_known_is_listed_with_its_line():
+    with SOLVERS.temporarily("mine", "my_package:Mine"):
+        row = next(row for row in json.loads(run_quietly("list", "solvers", "--json")[1]) if row["name"] == "mine")
+        assert (row["family"], row["paper"]) == (None, None)
+        assert "mine" in run_quietly("list", "solvers")[1]
 
 
 def test_list_shields_says_so_if_there_are_none():

@@ -2,13 +2,14 @@
 
 import itertools
 import warnings
+from importlib.util import find_spec
 
 import gymnasium
 import numpy as np
 import pytest
 
 import saferl
-from saferl.envs.catalogue import SIMULATED_SPECS, SPECS
+from saferl.envs.catalogue import CONTROL_SPECS, SIMULATED_SPECS, SPECS
 from saferl.envs.safety_gymnasium import compat
 from saferl.envs.state import get_state, set_state
 from saferl.errors import ConfigError, EnvContractError
@@ -328,6 +329,10 @@ def test_a_step_before_the_first_reset_is_refused():
     [
         ("CartPole-v1", {"cost": lambda *_: 0.0, "budgets": {"cost": 1.0}}, "only the ids of 'saferl list envs'"),
         ("SafetyPointGoal1-v0", {"cost": lambda *_: 0.0, "budgets": {"cost": 1.0}}, "a cost function is called by"),
+        pytest.param(
+            *("DMReacherVelocity-v0", {}, "the control tasks have none"),
+            marks=pytest.mark.skipif(find_spec("dm_control") is None, reason="dm_control is not installed"),
+        ),
         ("SafetyPointGoal1-v0", {"render_mode": "rgb_array"}, "'render_mode' is for single environments"),
     ],
 )
@@ -337,8 +342,8 @@ def test_what_has_no_batched_version_is_refused_where_it_is_demanded(env_id, kwa
     assert type(saferl.make_vec(env_id, 1, **kwargs)).__name__ == "CostVectorEnv"
 
 
-def test_auto_is_batched_for_every_task_of_the_catalogue():
-    assert all(spec.batched for spec in SPECS)
+def test_auto_is_batched_for_every_task_of_the_catalogue_but_the_control_tasks():
+    assert all(spec.batched for spec in SPECS if spec not in CONTROL_SPECS)
     for env_id in [*itertools.islice(BY_ID, 0, None, 20), "ParadoxA-v0"]:
         envs = saferl.make_vec(env_id, 2)
         assert type(envs).__name__ == "BatchedVectorEnv"

@@ -3,11 +3,12 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from saferl.envs.catalogue import SIMULATED_SPECS, SPECS, TABULAR_SPECS
+from saferl.envs.catalogue import CONTROL_SPECS, SIMULATED_SPECS, SPECS, TABULAR_SPECS
 from saferl.envs.velocity import TASKS
 from saferl.registry import load_object
 
@@ -17,8 +18,12 @@ FIXED_NAVIGATION = ["SafetyPointGoal1-v0", "SafetyCarCircle1-v0", "SafetyDoggoRu
 VELOCITY = [spec for spec in SIMULATED_SPECS if spec not in NAVIGATION]
 
 
+needs_dm_control = pytest.mark.skipif(find_spec("dm_control") is None, reason="dm_control is not installed")
+
+
 def each(specs):
-    return pytest.mark.parametrize("spec", specs, ids=lambda spec: spec.id)
+    params = [pytest.param(spec, marks=needs_dm_control if spec in CONTROL_SPECS else ()) for spec in specs]
+    return pytest.mark.parametrize("spec", params, ids=lambda spec: spec.id)
 
 
 def build(spec, **kwargs):
@@ -64,13 +69,14 @@ def test_the_env_reports_exactly_the_declared_costs_at_every_step(spec):
 
 @each(TABULAR_SPECS)
 def test_a_tabular_env_is_its_instance(spec):
-    """Every cost is constrained, as discounted, at the instance's own budget; the horizon is the env's own."""
+    """Every cost is constrained, in the instance's own units, at its own budget; the time limit is the env's own."""
     env = build(spec)
     assert spec.select() == spec.constraints
     assert spec.constraints.names == env.constraints.names
     assert spec.constraints.budgets == pytest.approx(env.constraints.budgets, abs=1e-9)
     for declared, own in zip(spec.constraints, env.constraints, strict=True):
-        assert (declared.kind, declared.gamma) == (own.kind, own.gamma) == ("discounted", env.cmdp.gamma)
+        units = ("episode_sum", 1.0) if env.cmdp.gamma is None else ("discounted", env.cmdp.gamma)
+        assert (declared.kind, declared.gamma) == (own.kind, own.gamma) == units
         assert declared.max_step_cost >= own.max_step_cost
     assert spec.horizon == env.time_limit
 
@@ -80,7 +86,11 @@ def test_a_navigation_task_has_the_horizon_of_the_package(spec):
     assert build(spec).unwrapped._builder.task.num_steps == spec.horizon
 
 
-@each([s for s in VELOCITY if s.is_fixed_horizon] + [BY_ID[i] for i in FIXED_NAVIGATION] + list(TABULAR_SPECS))
+TRUNCATED = [s for s in TABULAR_SPECS if s.horizon is not None]
+"""Finite CMDPs that go on for ever."""
+
+
+@each([s for s in VELOCITY if s.is_fixed_horizon] + [BY_ID[i] for i in FIXED_NAVIGATION] + [*TRUNCATED, *CONTROL_SPECS])
 def test_an_env_of_fixed_horizon_ends_at_its_horizon_by_truncation(spec):
     assert spec.is_fixed_horizon
     env = build(spec)

@@ -24,9 +24,8 @@ from saferl.evaluation.exact import tabulate
 from saferl.report import read_evaluation
 from saferl.report.page import headlines, label_agents
 from saferl.rollout import CostVecEnv, gae
-from saferl.solvers import SOLVERS, CaT
+from saferl.solvers import CaT
 from saferl.solvers.tabular.cat import solve
-from saferl.testing import check_solver
 from saferl.training import RunSettings, resume, train
 
 SMALL = {"n_steps": 20, "batch_size": 20, "n_epochs": 1, "seed": 0, "device": "cpu"}
@@ -207,13 +206,6 @@ def test_what_does_not_fit_is_refused():
     tail = ConstraintSet([Constraint("heat", 1.0, kind="cvar")])
     with pytest.raises(ConstraintError, match="got 'cvar' for 'heat'"):
         CaT("MlpPolicy", saferl.make_vec(alarm, 2, constraints=tail), **SMALL)
-
-
-def test_it_keeps_the_solvers_contract():
-    report = check_solver("cat")
-    assert report.ok, str(report)
-    assert report.skipped == ("vector-costs (it has no multipliers)",)
-    assert SOLVERS.load("cat") is CaT
 
 
 QUICK = RunSettings(num_envs=2, backend="sync", net_arch=(8,), num_checkpoints=0, validation_share=0.0)

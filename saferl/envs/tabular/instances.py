@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from saferl.envs.tabular.catch import catch
 from saferl.envs.tabular.grids import frozen_lake, gridworld
 from saferl.envs.tabular.operations import inventory, queueing
 from saferl.envs.tabular.paradox import paradox_a, paradox_b
@@ -24,6 +25,7 @@ from saferl.registry import Registry
 
 __all__ = [
     "INSTANCES",
+    "catch",
     "coptidice_random",
     "ding_random",
     "finite_horizon_random",
@@ -45,6 +47,7 @@ INSTANCES = Registry("tabular instance", "saferl.tabular_instances")
 for _name, _make, _summary in (
     ("paradox_a", paradox_a, "reward and constraint are one signal; only a stochastic policy is optimal"),
     ("paradox_b", paradox_b, "reward and cost are the same indicator of a state; many optima"),
+    ("catch", catch, "a falling ball to catch; the paddle pays for being in the left half of the board"),
     ("ding_20x10", ding_random, "dense random CMDP, 20 states and 10 actions, nearly slack"),
     ("ding_10x5", partial(ding_random, 10, 5, 0.9, 6.0), "dense random CMDP, 10 states and 5 actions, nearly slack"),
     ("random_binding_10", partial(random_binding, 10), "dense random CMDP under a tight budget, seed 10"),

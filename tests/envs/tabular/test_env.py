@@ -37,8 +37,10 @@ def finite(horizon=3, *, stationary=False):
 def test_check_env_finds_nothing_wrong(env_id):
     report = check_env(env_id)
     assert report.ok, str(report)
-    # Nothing is random in the paradoxes but a first state.
-    expected = {"seeding"} if env_id.startswith("Paradox") else set()
+    # Nothing is random in the paradoxes but a first state, and Catch ends when the ball is down.
+    expected = {"ParadoxA-v0": {"seeding"}, "ParadoxB-v0": {"seeding"}, "CatchCost-v0": {"episode-ends"}}.get(
+        env_id, set()
+    )
     assert {warning.check for warning in report.warnings} == expected, str(report)
     assert {"state", "vector-env"} <= set(report.checks)
 

@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 from saferl.envs.tabular.grids import LAKES
 from saferl.envs.tabular.instances import (
     INSTANCES,
+    catch,
     coptidice_random,
     ding_random,
     finite_horizon_random,
@@ -118,6 +119,54 @@ def test_the_finite_horizon_instance_leaves_exactly_what_its_utility_does_not_ta
     assert multipliers == pytest.approx([1.0], abs=1e-9)
     most = best_response(cmdp, 1.0 - cmdp.rewards).value / cmdp.scale
     assert 10.0 - cmdp.budgets[0] == pytest.approx(most / 2, abs=1e-9)
+
+
+def play(rows, columns, ball, actions):
+    """Catch as it is described: whether the ball is caught, and the column of the paddle after every step."""
+    paddle, columns_of_paddle = columns // 2, []
+    for _, action in zip(range(rows - 1), actions, strict=True):
+        paddle = min(max(paddle + (-1, 0, 1)[action], 0), columns - 1)
+        columns_of_paddle.append(paddle)
+    return paddle == ball, columns_of_paddle
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(10, 5), (5, 3), (4, 6)])
+def test_catch_is_the_game_that_it_says(rows, columns):
+    cmdp = catch(rows, columns)
+    rng = np.random.default_rng(0)
+    moves = [matrix.reshape(columns**2, 3, columns**2) for matrix in cmdp.transitions]
+    assert cmdp.rho.reshape(columns, columns)[:, columns // 2].tolist() == [1.0 / columns] * columns
+    for ball, _ in itertools.product(range(columns), range(20)):
+        actions = rng.integers(3, size=rows - 1)
+        is_caught, paddles = play(rows, columns, ball, actions)
+        state = ball * columns + columns // 2
+        for step, (action, paddle) in enumerate(zip(actions, paddles, strict=True)):
+            assert cmdp.costs[step, state, action, 0] == (paddle < columns // 2)
+            expected = 0.0 if step < rows - 2 else 1.0 if is_caught else -1.0
+            assert cmdp.rewards[step, state, action] == expected
+            (state,) = np.flatnonzero(moves[step][state, action])
+            assert divmod(state, columns) == (ball, paddle)
+
+
+def test_catch_has_the_optimum_that_is_written_down():
+    """All balls cost (1 + 2) / 5; half of that pays for column 1 and for a quarter of column 0."""
+    cmdp = catch()
+    assert cmdp.policy_shape == (9, 25, 3)
+    assert cmdp.budgets == pytest.approx([0.3], abs=1e-15)
+    value, multipliers, occupancy = optimum(cmdp)
+    assert value / cmdp.scale == pytest.approx(0.7, abs=1e-9)
+    assert multipliers == pytest.approx([1.0], abs=1e-9)
+    last = occupancy[-1].reshape(5, 5, 3)
+    moved = np.clip(np.arange(5)[:, None] + np.arange(-1, 2), 0, 4)
+    caught = [9 * float(last[ball][moved == ball].sum()) * 5 for ball in range(5)]
+    assert caught == pytest.approx([0.25, 1.0, 1.0, 1.0, 1.0], abs=1e-9)
+    assert best_response(cmdp, cmdp.rewards).value / cmdp.scale == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(10, 2), (3, 5), (3, 6)])
+def test_a_board_on_which_a_ball_cannot_be_reached_is_refused(rows, columns):
+    with pytest.raises(ConfigError, match=f"at least 3 columns.*got {rows} rows and {columns} columns"):
+        catch(rows, columns)
 
 
 @pytest.mark.parametrize("name", list(INSTANCES))

@@ -1,0 +1,134 @@
+"""What is known of every solver without loading it: where it is, what it is for, what it promises, where it is from.
+
+``saferl list solvers`` prints it, and the registry :data:`saferl.solvers.SOLVERS` is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from saferl.constraints import KINDS
+
+Family = Literal["primal-dual", "trust region", "last-iterate", "terminations", "baseline"]
+
+_ANY_ACTIONS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+_EXPECTED = ("episode_sum", "discounted", "step_rate")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where an algorithm is from."""
+
+    authors: str
+    """Family names, separated by commas."""
+    year: int
+    """Year of publication."""
+    arxiv: str | None = None
+    """Number on arXiv; None if it is not there."""
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.authors} ({self.year})" + (f", arXiv {self.arxiv}" if self.arxiv else "")
+
+
+@dataclass(frozen=True)
+class SolverFacts:
+    """One solver of this package."""
+
+    target: str
+    """Import path of the class."""
+    summary: str
+    """One line about it."""
+    family: Family
+    """What makes it keep budgets: multipliers, a constrained trust region, multipliers whose last iterate settles, soft
+    terminations, or nothing."""
+    guarantee: str
+    """What is promised, in one sentence; the solver's page says more."""
+    paper: Paper
+    """Where it is from."""
+    sampling: Literal["on-policy", "off-policy"] = "on-policy"
+    """Whether it learns from the newest rollout alone or from a replay buffer."""
+    actions: tuple[str, ...] = _ANY_ACTIONS
+    """Action spaces that it trains on."""
+    kinds: tuple[str, ...] = _EXPECTED
+    """Kinds of constraints that it takes; the others are refused."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the import path."""
+        data = asdict(self)
+        del data["target"]
+        return {**data, "actions": list(self.actions), "kinds": list(self.kinds)}
+
+
+CATALOGUE: Mapping[str, SolverFacts] = {
+    "ppo": SolverFacts(
+        "saferl.solvers.ppo:UnconstrainedPPO",
+        "PPO of Stable-Baselines3; ignores costs (the baseline).",
+        "baseline",
+        "None: costs are logged, not limited.",
+        Paper("Schulman, Wolski, Dhariwal, Radford, Klimov", 2017, "1707.06347"),
+        kinds=KINDS,
+    ),
+    "ppo_lag": SolverFacts(
+        "saferl.solvers.ppo_lag:PPOLag",
+        "PPO-Lagrangian; expected costs, one multiplier each.",
+        "primal-dual",
+        "None for the last iterate: it may swing around the budget.",
+        Paper("Ray, Achiam, Amodei", 2019),
+    ),
+    "pid_lag": SolverFacts(
+        "saferl.solvers.pid_lag:PIDLag",
+        "PPO-Lagrangian with PID-controlled multipliers; damped swings.",
+        "primal-dual",
+        "None for the last iterate: swings are damped, not removed.",
+        Paper("Stooke, Achiam, Abbeel", 2020, "2007.03964"),
+    ),
+    "trpo_lag": SolverFacts(
+        "saferl.solvers.trpo_lag:TRPOLag",
+        "TRPO-Lagrangian; natural-gradient steps inside a trust region.",
+        "primal-dual",
+        "Every update stays inside the trust region; none for the budget at the last iterate.",
+        Paper("Ray, Achiam, Amodei", 2019),
+    ),
+    "rcpo": SolverFacts(
+        "saferl.solvers.rcpo:RCPO",
+        "Penalised reward with one critic and a slow multiplier.",
+        "primal-dual",
+        "Convergence to a feasible fixed point in the tabular limit of three time scales; none for the last iterate.",
+        Paper("Tessler, Mankowitz, Mannor", 2019, "1805.11074"),
+    ),
+    "reload": SolverFacts(
+        "saferl.solvers.reload:ReLOAD",
+        "Optimistic descent-ascent on a natural gradient; the last iterate settles.",
+        "last-iterate",
+        "With exact gradients and small steps the last iterate converges; with sampled ones it settles nearby.",
+        Paper("Moskovitz, O'Donoghue, Veeriah, Flennerhag, Singh, Zahavy", 2023, "2302.01275"),
+    ),
+    "reload_offpolicy": SolverFacts(
+        "saferl.solvers.reload_offpolicy:ReLOADOffPolicy",
+        "ReLOAD on a replay buffer, with the policy steps of MPO.",
+        "last-iterate",
+        "With exact values and small steps the last iterate converges; with sampled ones it settles nearby.",
+        Paper("Moskovitz, O'Donoghue, Veeriah, Flennerhag, Singh, Zahavy", 2023, "2302.01275"),
+        sampling="off-policy",
+        actions=("Box", "Discrete", "MultiDiscrete"),
+    ),
+    "cpo": SolverFacts(
+        "saferl.solvers.cpo:CPO",
+        "Constrained policy optimisation; every step meets the linearised budgets.",
+        "trust region",
+        "With exact advantages a bound on the violation of every update; none with sampled ones.",
+        Paper("Achiam, Held, Tamar, Abbeel", 2017, "1705.10528"),
+    ),
+    "cat": SolverFacts(
+        "saferl.solvers.cat:CaT",
+        "Constraints as terminations; few violating steps, no budget.",
+        "terminations",
+        "The fixed point of a contraction, in which violations are rare; it knows no budget.",
+        Paper("Chane-Sane, Leziart, Flayols, Stasse, Soueres, Mansard", 2024, "2403.18765"),
+        kinds=("statewise", *_EXPECTED),
+    ),
+}
+"""Every solver of this package by name."""
