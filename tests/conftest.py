@@ -1,4 +1,4 @@
-"""One thread per test process; ``toy_envs`` and ``command_line`` importable by name, also in worker processes."""
+"""One thread per test process; ``toy_envs``, ``shielded_point`` and ``command_line`` importable by name, also in worker processes."""
 
 import os
 import sys
@@ -7,4 +7,4 @@ from pathlib import Path
 # Set before torch is loaded: two test processes with a thread per core each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("envs", "cli")]
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("envs", "deploy", "cli")]

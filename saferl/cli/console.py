@@ -90,7 +90,7 @@ def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
         for index, (name, entry) in enumerate(summary["constraints"].items()):
             style = VERDICT_STYLES[entry["verdict"]]
             table.add_row(
-                escape(str(summary["policy"]["label"])) if index == 0 else "",
+                escape(_label(summary)) if index == 0 else "",
                 f"{result['mean']:.1f} {_interval(result['ci95'], 1)}" if index == 0 else "",
                 escape(name),
                 f"{entry['mean']:.2f} {_interval(entry['ci95'], 2)}",
@@ -99,6 +99,14 @@ def print_summaries(summaries: Sequence[dict[str, Any]]) -> None:
             )
     print_table(table)
     for summary in summaries:
+        shield = summary.get("shield")
+        if shield is not None:
+            low, high = (f"{100 * x:.3g}" if x is not None else "?" for x in shield["intervention_rate"]["ci95"])
+            say(
+                f"The shield {shield['name']} intervened in {100 * shield['intervention_rate']['mean']:.3g} % of the "
+                f"steps (95 % interval {low} to {high} %), fell back in {shield['fallbacks']}, and took "
+                f"{shield['latency_us']['p99']:.0f} us (p99)."
+            )
         if summary["policy"].get("trained_for") == VIOLATION_RATE:
             for name, entry in summary["constraints"].items():
                 rate = entry["step_violation_rate"]
@@ -128,6 +136,12 @@ def parse_budgets(assignments: Sequence[str] | None, option: str = "--budget") -
             raise ConfigError(f"{option} names {name.strip()!r} twice; give each cost one budget.")
         budgets[name.strip()] = value
     return budgets or None
+
+
+def _label(summary: dict[str, Any]) -> str:
+    shield = summary.get("shield")
+    label = str(summary["policy"]["label"])
+    return label if shield is None else f"{label} with {shield['name']} shield"
 
 
 def _interval(bounds: Sequence[float | None], digits: int) -> str:

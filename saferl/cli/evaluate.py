@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +23,9 @@ class Checkpoint(StrEnum):
 
 
 @app.command(
-    "eval", epilog="Example: saferl eval runs/goal --episodes 1000;  saferl eval random --env SafetyPointGoal1-v0"
+    "eval",
+    epilog="Example: saferl eval runs/goal --episodes 1000;  saferl eval runs/goal --shield shields/brake;  "
+    "saferl eval random --env SafetyPointGoal1-v0",
 )
 def evaluate(
     policy: Annotated[str, typer.Argument(help="A run folder, an artefact folder, or 'random' (with --env).")],
@@ -44,13 +47,26 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(help="Processes; results do not depend on it. Default: the cores.")
     ] = None,
+    shield: Annotated[
+        str | None,
+        typer.Option(
+            help="NAME, a folder, or module:factory (called with the env): evaluate with this shield and, on the same "
+            "seeds, without it. 'none': a controller without its own."
+        ),
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Name of the policy in reports.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder. Default: RUN/evaluations/NNN-...")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New folder (with a shield also OUT-unshielded). Default: RUN/evaluations/NNN-..."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Run a policy on fixed seeds and say, with statistics, whether the constraints hold."""
+    """Run a policy on fixed seeds and say, with statistics, whether the constraints hold.
+
+    With a shield (--shield, or the one of a controller) there are two evaluations on the same seeds, shielded and
+    unshielded, and the rate at which the shield intervened.
+    """
     from saferl.evaluation import EVALUATION_SEED
-    from saferl.evaluation import evaluate as run_evaluation
 
     target: Any = policy
     if policy == "random":
@@ -66,28 +82,61 @@ def evaluate(
     elif checkpoint is Checkpoint.BEST:
         target = str(Path(policy) / "artefact-best")
     folder = out if out is not None or policy == "random" else default_folder(Path(policy), checkpoint, deterministic)
-    with progress_bar() as bar:
-        task = bar.add_task("episodes", total=episodes, note="")
-        result = run_evaluation(
-            target,
-            env,
-            episodes=episodes,
-            deterministic=deterministic,
-            first_seed=EVALUATION_SEED if first_seed is None else first_seed,
-            budgets=parse_budgets(budget),
-            cost=cost,
-            label=label,
-            out=folder,
-            workers=workers,
-            progress=lambda count: bar.advance(task, count),
-        )
+    arguments: dict[str, Any] = {
+        "env_id": env,
+        "episodes": episodes,
+        "deterministic": deterministic,
+        "first_seed": EVALUATION_SEED if first_seed is None else first_seed,
+        "budgets": parse_budgets(budget),
+        "cost": cost,
+        "label": label,
+        "workers": workers,
+    }
+    is_shielded = shield != "none" and (shield is not None or _is_controller(target))
+    results = _run(target, arguments, shield, folder, is_shielded=is_shielded)
     if as_json:
-        print_json(result.summary)
+        names = ("shielded", "unshielded")
+        found = {name: result.summary for name, result in zip(names, results, strict=False)}
+        print_json(found if is_shielded else results[0].summary)
         return
-    print_summaries([result.summary])
-    if result.folder is not None:
-        say(f"Written to {result.folder}")
-        say(f"Next: {shlex.join(['saferl', 'report', str(result.folder)])}")
+    print_summaries([result.summary for result in results])
+    folders = [str(result.folder) for result in results if result.folder is not None]
+    if folders:
+        say(f"Written to {' and '.join(folders)}")
+        say(f"Next: {shlex.join(['saferl', 'report', *folders])}")
+
+
+def _run(
+    target: Any, arguments: dict[str, Any], shield: str | None, folder: Path | None, *, is_shielded: bool
+) -> list[Any]:
+    """The evaluation, or the shielded and the unshielded one."""
+    from saferl.evaluation import evaluate as run_evaluation
+    from saferl.storage import prepare_output
+
+    plans: list[tuple[str, str | None, Path | None]] = [("episodes", shield, folder)]
+    if is_shielded:
+        bare = None if folder is None else folder.with_name(f"{folder.name}-unshielded")
+        plans = [("shielded", shield, folder), ("unshielded", "none", bare)]
+        if bare is not None:
+            prepare_output(bare, what="an evaluation")  # before the first evaluation, not after it
+    results = []
+    with progress_bar() as bar:
+        for title, filter_, out in plans:
+            advance = functools.partial(bar.advance, bar.add_task(title, total=arguments["episodes"], note=""))
+            results.append(run_evaluation(target, **arguments, shield=filter_, out=out, progress=advance))
+    return results
+
+
+def _is_controller(target: Any) -> bool:
+    """Whether the folder ``target`` holds a policy with a shield of its own."""
+    from saferl.deploy.controller import SECTION
+    from saferl.policy.artefact import HEADER, resolve
+    from saferl.storage import read_json
+
+    if not isinstance(target, str):
+        return False
+    header = read_json(resolve(Path(target)) / HEADER, what="The header of a policy artefact")
+    return isinstance(header, dict) and SECTION in header
 
 
 def default_folder(policy: Path, checkpoint: str, deterministic: bool) -> Path | None:

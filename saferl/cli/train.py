@@ -45,6 +45,13 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option(help="Artefact or run folder whose policy and normaliser to start from.")
     ] = None,
+    shield: Annotated[
+        str | None,
+        typer.Option(
+            help="NAME, a folder, or module:factory (called with the env): a shield that filters actions in training. "
+            "--budget may then name interventions and intervention_distance."
+        ),
+    ] = None,
     recipe: Annotated[
         bool, typer.Option("--recipe/--no-recipe", help="Start from the options that suit the task's family.")
     ] = True,
@@ -72,6 +79,7 @@ def train(
         "device": device,
         "cost": cost,
         "init_from": None if init_from is None else str(init_from),
+        "shield": shield,
         "out": None if out is None else str(out),
         "budgets": parse_budgets(budget),
         "train_budgets": parse_budgets(train_budget, "--train-budget"),
@@ -122,6 +130,7 @@ def _arguments(request: Any, assignments: list[str], has_recipe: bool) -> dict[s
         "settings": settings,
         "device": request.device or "auto",
         "init_from": request.init_from,
+        "shield": request.shield,
         "recipe": None if recipe is None else recipe.name,
     }
 
@@ -187,7 +196,10 @@ def _resume(folder: Path, request: Any, assignments: list[str]) -> list[dict[str
         record = read_run(path)
         expected = {
             key: getattr(request, key)
-            for key in ("solver", "env", "steps", "seed", "device", "cost", "budgets", "train_budgets", "env_kwargs")
+            for key in (
+                *("solver", "env", "steps", "seed", "device", "cost", "shield"),
+                *("budgets", "train_budgets", "env_kwargs"),
+            )
             if getattr(request, key) not in (None, {})
         }
         expected |= request.options | read_assignments(assignments, SOLVERS.load(record["solver"]).config_class)

@@ -8,7 +8,7 @@ lanes that are done are masked until the block is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import gymnasium
@@ -16,8 +16,12 @@ import numpy as np
 import torch as th
 from gymnasium.vector.utils import create_empty_array
 
+from saferl.constraints import ConstraintSet
+from saferl.deploy.shielded_env import ShieldedEnv
 from saferl.envs.adapters import CostContract
 from saferl.errors import EnvContractError
+from saferl.evaluation.shielding import ShieldTrace
+from saferl.shields.base import Shield
 
 BLOCK = 16
 
@@ -54,20 +58,50 @@ class EpisodeRecord:
     """Discounted sums of the constraints of kind ``discounted``."""
     violating_steps: dict[str, int] = field(default_factory=dict)
     """Steps whose margin is > 0, of every constraint that is an upper limit (see ``CostContract.last_margins``)."""
+    shield: ShieldTrace | None = None
+    """What the shield did, if there was one."""
+
+    @property
+    def interventions(self) -> int | None:
+        """Steps in which a shield executed something else than the policy proposed; None without a shield."""
+        return None if self.shield is None else self.shield.interventions
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types, with ``return`` for ``return_``."""
-        data = asdict(self)
+        """JSON types, with ``return`` for ``return_``, and ``interventions`` for ``shield`` if there was one."""
+        data = asdict(replace(self, shield=None))
+        del data["shield"]
         data["return"] = data.pop("return_")
-        return data
+        return data if self.shield is None else {**data, "interventions": self.shield.interventions}
+
+
+@dataclass(frozen=True)
+class Shielding:
+    """The shield of an evaluation, as it goes to worker processes."""
+
+    shield: Shield
+    """Copied for every lane."""
+    channels: ConstraintSet
+    """Constraints on interventions, judged after those of the environment."""
+
+    def wrap(self, env: CostContract) -> ShieldedEnv:
+        """``env`` behind a copy of the shield."""
+        return ShieldedEnv(env, self.shield, budgets=self.channels)
 
 
 class BlockRunner:
     """Runs blocks of episodes of one policy on ``BLOCK`` reused environments."""
 
-    def __init__(self, make_env: Callable[[], CostContract], policy: Policy, *, deterministic: bool) -> None:
-        """Build the environments."""
-        self._envs = [make_env() for _ in range(BLOCK)]
+    def __init__(
+        self,
+        make_env: Callable[[], CostContract],
+        policy: Policy,
+        *,
+        deterministic: bool,
+        shielding: Shielding | None = None,
+    ) -> None:
+        """Build the environments, behind copies of a shield if there is one."""
+        envs = [make_env() for _ in range(BLOCK)]
+        self._envs = envs if shielding is None else [shielding.wrap(env) for env in envs]
         self._policy = policy
         self._deterministic = deterministic
         self._constraints = self._envs[0].constraints
@@ -91,13 +125,17 @@ class BlockRunner:
         lengths = np.zeros(lanes, dtype=np.int64)
         terminated = np.zeros(lanes, dtype=np.bool_)
         running = np.ones(lanes, dtype=np.bool_)
+        traces = [ShieldTrace() if isinstance(env, ShieldedEnv) else None for env in self._envs[:lanes]]
         state, starts = None, np.ones(BLOCK, dtype=np.bool_)
         while running.any():
             actions, state = self._act(obs, state, starts, generators)
             starts = np.zeros(BLOCK, dtype=np.bool_)
             for lane in np.flatnonzero(running):
                 env = self._envs[lane]
-                new_obs, reward, ended, cut, _ = env.step(_action(actions, int(lane), env.action_space))
+                new_obs, reward, ended, cut, info = env.step(_action(actions, int(lane), env.action_space))
+                trace = traces[lane]
+                if trace is not None:
+                    trace.add(info["shield"])
                 returns[lane] += reward
                 lengths[lane] += 1
                 costs[lane] += env.last_costs
@@ -128,6 +166,7 @@ class BlockRunner:
                     n: float(v) for n, v, k in zip(names, discounted[lane], kinds, strict=True) if k == "discounted"
                 },
                 violating_steps={n: int(v) for n, v, u in zip(names, violating[lane], is_upper, strict=True) if u},
+                shield=traces[lane],
             )
             for lane, seed in enumerate(seeds)
         ]

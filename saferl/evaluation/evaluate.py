@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle
 import torch as th
@@ -21,10 +21,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from saferl.constraints import ConstraintSet
+from saferl.deploy.channels import split_channels
+from saferl.deploy.controller import ShieldedController, has_shield, shield_of
+from saferl.deploy.sources import ShieldSource, find_shield, shield_name
 from saferl.envs.adapters import CostContract, CostFn
 from saferl.envs.core import EnvFactory, make
 from saferl.errors import ConfigError, EnvContractError
-from saferl.evaluation.episodes import BLOCK, BlockRunner, EpisodeRecord, Policy
+from saferl.evaluation.episodes import BLOCK, BlockRunner, EpisodeRecord, Policy, Shielding
+from saferl.evaluation.shielding import summarise_shield
 from saferl.evaluation.summary import summarise
 from saferl.policy.artefact import PolicyArtefact, load
 from saferl.policy.random import RandomPolicy
@@ -67,6 +71,7 @@ def evaluate(
     constraints: ConstraintSet | None = None,
     cost: CostFn | str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    shield: ShieldSource | Literal["none"] | None = None,
     label: str | None = None,
     out: str | Path | None = None,
     workers: int | None = None,
@@ -88,6 +93,10 @@ def evaluate(
         constraints: Full constraints instead of ``budgets``.
         cost: Cost function for an environment that reports none.
         env_kwargs: More arguments of :func:`saferl.make`.
+        shield: What filters the policy's actions: a :class:`saferl.shields.Shield`, the name of one, a folder,
+            ``package.module:factory`` or a factory (called with the environment). None: a controller's own, else none;
+            ``"none"``: none. A shield acts as in :class:`saferl.deploy.ShieldedEnv`; without one, budgets for
+            interventions are left out.
         label: Name of the policy in reports.
         out: New folder for ``episodes.jsonl`` and ``summary.json``; nothing is written if None.
         workers: Processes; 1 runs in this one. Default: the usable cores, at most one per block of 16 episodes.
@@ -103,7 +112,8 @@ def evaluate(
         raise ConfigError(f"The first seed must be at least 0; got {first_seed}.")
     if workers is not None and workers < 1:
         raise ConfigError(f"The number of workers must be at least 1; got {workers}.")
-    artefact = load(policy) if isinstance(policy, str | Path) else policy
+    artefact: Any = load(policy) if isinstance(policy, str | Path) else policy
+    artefact, shield = _separate(artefact, shield)
     if deterministic and isinstance(artefact, RandomPolicy):
         raise ConfigError("The random policy has no deterministic actions. Leave deterministic (--deterministic) out.")
     own = artefact.provenance if isinstance(artefact, PolicyArtefact) else {}
@@ -115,12 +125,15 @@ def evaluate(
         env_kwargs = {**own.get("env_kwargs", {}), **(env_kwargs or {})}
         if constraints is None and isinstance(artefact, PolicyArtefact):
             budgets, constraints = _judged_by(artefact.constraints, budgets)
+    budgets, constraints, channels = split_channels(budgets, constraints)
     make_env = functools.partial(
         make, env_id, budgets=budgets, constraints=constraints, cost=cost, **dict(env_kwargs or {})
     )
     probe = make_env()
-    facts = (probe.constraints, probe.horizon, probe.env_id)
     _check_spaces(probe, artefact)
+    shielding = None if shield is None else Shielding(find_shield(shield, probe), channels)
+    judged = probe.constraints if shielding is None else ConstraintSet([*probe.constraints, *channels])
+    horizon, name = probe.horizon, probe.env_id
     probe.close()
     folder = prepare_output(Path(out), what="an evaluation") if out is not None else None
     if isinstance(artefact, PolicyArtefact):
@@ -133,21 +146,25 @@ def evaluate(
     count = min(workers or len(os.sched_getaffinity(0)), len(blocks))
     records: list[EpisodeRecord] = []
     run = _run_here if count == 1 else functools.partial(_run_in_processes, count=count)
-    for part in run(make_env, source, deterministic, blocks):
+    for part in run((make_env, source, deterministic, shielding), blocks):
         records += part
         if progress is not None:
             progress(len(part))
     records.sort(key=lambda record: record.episode)
     about = {
-        "env": facts[2],
+        "env": name,
         "env_kwargs": json.loads(json.dumps(dict(env_kwargs or {}), default=str)),
         "deterministic": deterministic,
         "seeds": {"first": first_seed, "count": episodes},
         "checkpoint": _checkpoint_of(artefact),
         "policy": _policy_facts(artefact, label),
-        "shield": None,
+        "shield": None
+        if shielding is None or shield is None
+        else summarise_shield(
+            [r.shield for r in records if r.shield is not None], shielding.shield, name=shield_name(shield)
+        ),
     }
-    summary = summarise(records, facts[0], horizon=facts[1], about=about)
+    summary = summarise(records, judged, horizon=horizon, about=about)
     summary["duration_s"] = round(time.perf_counter() - start, 3)
     if folder is not None:
         lines = "".join(json.dumps(record.to_dict(), allow_nan=False) + "\n" for record in records)
@@ -157,19 +174,30 @@ def evaluate(
 
 
 Blocks = list[tuple[int, list[int]]]
+Work = tuple[Callable[[], CostContract], Policy | Path, bool, Shielding | None]
+"""What makes an environment, the policy or its path, whether it acts deterministically, and its shield."""
 
 
-def _run_here(
-    make_env: Callable[[], CostContract], source: Policy | Path, deterministic: bool, blocks: Blocks
-) -> Iterator[list[EpisodeRecord]]:
+def _separate(policy: Any, shield: Any) -> tuple[Any, ShieldSource | None]:
+    """The policy and the shield of an evaluation; a controller brings its own, unless another or none is asked for."""
+    own: ShieldSource | None = None
+    if isinstance(policy, ShieldedController):
+        policy, own = policy.policy, policy.shield
+    elif isinstance(policy, PolicyArtefact) and has_shield(policy):
+        own = shield_of(policy)
+    if isinstance(shield, str) and shield == "none":
+        return policy, None
+    return policy, own if shield is None else shield
+
+
+def _run_here(work: Work, blocks: Blocks) -> Iterator[list[EpisodeRecord]]:
     threads = th.get_num_threads()
     th.set_num_threads(1)
     runner = None
     try:
         # Blocks seed torch's global generator: the caller's random numbers (or its training) go on as if none had run.
         with th.random.fork_rng(devices=[]):
-            policy = load(source) if isinstance(source, Path) else source
-            runner = BlockRunner(make_env, policy, deterministic=deterministic)
+            runner = _runner(work)
             for first, seeds in blocks:
                 yield runner.run(first, seeds)
     finally:
@@ -178,15 +206,20 @@ def _run_here(
         th.set_num_threads(threads)
 
 
-def _run_in_processes(
-    make_env: Callable[[], CostContract], source: Policy | Path, deterministic: bool, blocks: Blocks, *, count: int
-) -> Iterator[list[EpisodeRecord]]:
+def _runner(work: Work) -> BlockRunner:
+    make_env, source, deterministic, shielding = work
+    policy = load(source) if isinstance(source, Path) else source
+    return BlockRunner(make_env, policy, deterministic=deterministic, shielding=shielding)
+
+
+def _run_in_processes(work: Work, blocks: Blocks, *, count: int) -> Iterator[list[EpisodeRecord]]:
     try:
-        payload = cloudpickle.dumps((make_env, source, deterministic))
+        payload = cloudpickle.dumps(work)
     except (TypeError, AttributeError, NotImplementedError, pickle.PicklingError) as error:
+        also = "" if work[3] is None else f", with its shield {work[3].shield.unit},"
         raise ConfigError(
-            f"The policy, and what makes its environment, must go to {count} processes; {type(source).__name__} cannot "
-            f"be pickled ({error}). Evaluate with workers=1 (--workers 1), or save it as an artefact."
+            f"The policy, and what makes its environment, must go to {count} processes; {type(work[1]).__name__}{also} "
+            f"cannot be pickled ({error}). Evaluate with workers=1 (--workers 1), or save it as an artefact."
         ) from error
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(payload,))
@@ -211,8 +244,7 @@ def _start_worker(payload: bytes) -> None:
 @functools.cache
 def _worker_runner() -> BlockRunner:
     # Built in the first task, not in the initializer, so that its errors reach the parent.
-    make_env, source, deterministic = cloudpickle.loads(_payload or b"")
-    return BlockRunner(make_env, load(source) if isinstance(source, Path) else source, deterministic=deterministic)
+    return _runner(cloudpickle.loads(_payload or b""))
 
 
 def _run_block(first: int, seeds: list[int]) -> list[EpisodeRecord]:

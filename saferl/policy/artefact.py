@@ -238,7 +238,9 @@ def load(path: str | Path) -> PolicyArtefact:
             f"{folder / HEADER} must list the sha256 of {WEIGHTS}; it does not. Train or copy it again."
         )
     for name, expected in hashes.items():
-        file = folder / Path(name).name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtefactError(f"{folder / HEADER} must list files inside the artefact; got {name!r}. Copy it again.")
+        file = folder / name
         if not file.is_file():
             raise ArtefactError(f"The artefact {folder} is incomplete: {name} is missing. Copy the whole folder again.")
         if (got := sha256(file)) != expected:

@@ -100,6 +100,27 @@ class PolicyInfo:
 
 
 @dataclass(frozen=True)
+class ShieldRecord:
+    """What the shield of an evaluation did."""
+
+    unit: str
+    guarantee: str
+    assumptions: tuple[str, ...]
+    """What must be true for the guarantee."""
+    rate: float
+    """Share of the steps in which it intervened, in [0, 1]."""
+    rate_ci95: Interval
+    kinds: Mapping[str, int]
+    """Decisions by kind, those that occurred."""
+    mean_distance: float | None
+    """Of all decisions, in units of half the range of each action."""
+    worst_margin: float | None
+    """None where the shield has no margins."""
+    p50_us: float
+    p99_us: float
+
+
+@dataclass(frozen=True)
 class Episodes:
     """All episodes, in the order of the file; every array has shape (num_episodes,)."""
 
@@ -141,6 +162,8 @@ class EvaluationRecord:
     method: Method
     policy: PolicyInfo
     shield: str | None
+    shielding: ShieldRecord | None
+    """None without a shield, and where the evaluation only named it."""
     num_episodes: int
     mean_length: float
     mean_return: float
@@ -277,6 +300,7 @@ def read_evaluation(folder: Path) -> EvaluationRecord:
         method=_read_method(top.object("method")),
         policy=_read_policy(top.object("policy")),
         shield=_describe_shield(top.value("shield")),
+        shielding=_read_shield(top),
         num_episodes=num_episodes,
         mean_length=top.object("length").number("mean"),
         mean_return=mean_return,
@@ -365,6 +389,33 @@ def _describe_shield(data: Any) -> str | None:
     if isinstance(data, dict) and isinstance(data.get("name"), str):
         return cast("str", data["name"])
     return json.dumps(data)
+
+
+def _read_shield(top: _Fields) -> ShieldRecord | None:
+    data = top.value("shield")
+    if not isinstance(data, dict) or "intervention_rate" not in data:
+        return None
+    fields = top.object("shield")
+    spec, rate, latency = fields.object("spec"), fields.object("intervention_rate"), fields.object("latency_us")
+    assumptions = spec.value("assumptions")
+    if not isinstance(assumptions, list) or not all(isinstance(text, str) for text in assumptions):
+        fields.refuse("shield.spec.assumptions", "a list of texts", assumptions)
+    mean = rate.number("mean")
+    if not 0.0 <= mean <= 1.0:
+        fields.refuse("shield.intervention_rate.mean", "a share in [0, 1]", mean)
+    kinds = fields.object("kinds")
+    return ShieldRecord(
+        unit=spec.text("unit"),
+        guarantee=spec.text("guarantee"),
+        assumptions=tuple(assumptions),
+        rate=mean,
+        rate_ci95=rate.interval("ci95"),
+        kinds={name: count for name in kinds.data if (count := kinds.integer(name, least=0))},
+        mean_distance=fields.optional_number("mean_distance"),
+        worst_margin=fields.optional_number("worst_margin"),
+        p50_us=latency.number("p50"),
+        p99_us=latency.number("p99"),
+    )
 
 
 def _read_episodes(path: Path, expected: int, constraints: Sequence[ConstraintRecord], seeds: range) -> Episodes:

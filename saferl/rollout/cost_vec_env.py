@@ -54,6 +54,11 @@ class CostVecEnv(VecEnv):
         self._actions: Any = None
         self._start = time.time()
 
+    @property
+    def stored_actions(self) -> Any:
+        """Actions of the last step that a replay buffer keeps: those that were executed."""
+        return self._actions
+
     def reset(self) -> Any:
         """Reset all environments (with the seeds given by :meth:`seed`, once)."""
         seeds = None if all(s is None for s in self._seeds) else list(self._seeds)

@@ -12,7 +12,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -61,6 +61,8 @@ class Shield(ABC):
 
     unit: ClassVar[str]
     """Registry name."""
+    is_passive: ClassVar[bool] = False
+    """Whether it only watches: it never changes a finite action, and adds nothing to a composite's guarantee."""
 
     def __init__(self, action_space: Any, *, time_budget_us: float | None = None) -> None:
         """Keep the action space.
@@ -87,6 +89,16 @@ class Shield(ABC):
             action: Proposed action, in env units.
             context: What else is known.
         """
+        context = context if context is not None else ShieldContext()
+        decision = self.judge(obs, action, context)
+        try:
+            self._remember(obs, decision, context)
+        except Exception as error:  # as in judge: the decision stands, and the record says what is not remembered
+            decision = replace(decision, status=f"{decision.status}; memory: {type(error).__name__}: {error}")
+        return decision
+
+    def judge(self, obs: Any, action: Any, context: ShieldContext | None = None) -> ShieldDecision:
+        """What :meth:`filter` would decide, without remembering it; for a parent that has the last word."""
         start = time.perf_counter()
         context = context if context is not None else ShieldContext()
         proposed = self.actions.read(action)
@@ -100,9 +112,7 @@ class Shield(ABC):
         elapsed = (time.perf_counter() - start) * 1e6
         if self.time_budget_us is not None and elapsed > self.time_budget_us and ruling.kind != "fallback":
             ruling = self._safe_ruling(obs, context, f"took {elapsed:.0f} us of {self.time_budget_us:g}")
-        decision = self._decision(ruling, proposed, elapsed)
-        self._remember(obs, decision, context)
-        return decision
+        return self._decision(ruling, proposed, elapsed)
 
     def filter_batch(
         self, obs: npt.NDArray[Any], actions: npt.NDArray[Any], contexts: Sequence[ShieldContext] | None = None

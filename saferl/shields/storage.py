@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from saferl.errors import ArtefactError, ConfigError, SaferlError
+from saferl.errors import ArtefactError, ConfigError, SaferlError, UsageError
 from saferl.registry import Registry
 from saferl.shields.base import Shield, ShieldData
 from saferl.shields.protocol import ActionSpec
@@ -69,7 +69,7 @@ def load_shield(folder: Path, shields: Registry) -> Shield:
         raise ArtefactError(f"{path} must be the file that was saved with the shield; it is missing or was changed.")
     try:
         return _unit(header["shield"], "", load_file(path), shields)
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, UsageError) as error:
         raise ArtefactError(f"The shield in {folder} cannot be read: {type(error).__name__}: {error}.") from error
 
 

@@ -8,8 +8,8 @@ with g and b_i the gradients of E[rho A_r] and E[rho A_ci], and c_i how far the 
     (Jhat_ci - d_i) / episode length   for a budget per episode,      Jhat_ci - d_i   for a rate per step.
 
 If no step in the trust region meets the linearised budgets, the update lowers the costs alone. A backtracking line
-search then accepts a step when the KL divergence is at most delta, the reward surrogate has not become worse (unless
-costs alone are lowered), and no cost surrogate has risen by more than max(-c_i, 0).
+search then accepts a step when the KL divergence is at most delta, the reward surrogate has not become worse (while all
+budgets are met: the way back may cost reward), and no cost surrogate has risen by more than max(-c_i, 0).
 
 Paper: Achiam, Held, Tamar, Abbeel (2017), "Constrained policy optimization", arXiv 1705.10528.
 
@@ -33,7 +33,14 @@ import torch as th
 
 from saferl.solvers.clipped import log_policy, standardised
 from saferl.solvers.dual import constraint_gaps
-from saferl.solvers.natural import NaturalConfig, PolicyGeometry, conjugate_gradient, fit_critics, line_search
+from saferl.solvers.natural import (
+    NaturalConfig,
+    PolicyGeometry,
+    conjugate_gradient,
+    fit_critics,
+    line_search,
+    step_scale,
+)
 from saferl.solvers.on_policy import ConstrainedOnPolicyAlgorithm, OnPolicyConfig
 from saferl.solvers.trust_region import TrustRegionStep, trust_region_step
 
@@ -86,15 +93,17 @@ class CPO(ConstrainedOnPolicyAlgorithm):
         # Centred, not divided: the gaps are in their units.
         costs = (data.cost_advantages - data.cost_advantages.mean(dim=0)) * signs
         geometry = PolicyGeometry(self, data, config.cg_damping)
-        plan, step = self._plan(geometry, rewards, costs)
+        trust_region = config.target_kl * step_scale(self, config) ** 2
+        plan, step = self._plan(geometry, rewards, costs, trust_region)
+        is_violated = bool((self.gaps > 0.0).any())
         before = geometry.surrogate(rewards).detach(), geometry.surrogate(costs).detach()
         room = th.as_tensor(np.maximum(-self.gaps, 0.0), dtype=th.float32, device=self.device)
 
         def is_accepted() -> bool:
             gain = geometry.surrogate(rewards) - before[0]
             rise = geometry.surrogate(costs) - before[1]
-            is_better = plan.case == "recovery" or float(gain) >= 0.0
-            return is_better and float(geometry.kl()) <= config.target_kl and bool((rise <= room).all())
+            is_good_enough = is_violated or float(gain) >= 0.0
+            return is_good_enough and float(geometry.kl()) <= trust_region and bool((rise <= room).all())
 
         share = line_search(
             geometry, step, is_accepted, shrink=config.line_search_shrink, trials=config.line_search_trials
@@ -107,7 +116,7 @@ class CPO(ConstrainedOnPolicyAlgorithm):
         log_policy(self)
 
     def _plan(
-        self, geometry: PolicyGeometry, rewards: th.Tensor, costs: th.Tensor
+        self, geometry: PolicyGeometry, rewards: th.Tensor, costs: th.Tensor, trust_region: float
     ) -> tuple[TrustRegionStep, th.Tensor]:
         product = geometry.fisher_product()
         gradients = [geometry.gradient(rewards), *(geometry.gradient(column) for column in costs.T)]
@@ -122,7 +131,7 @@ class CPO(ConstrainedOnPolicyAlgorithm):
             products[0, 1:][known],
             products[1:, 1:][np.ix_(known, known)],
             self.gaps[known],
-            self.config.target_kl,
+            trust_region,
         )
         weights[known] = inner.cost_weights
         mixed = th.as_tensor([inner.reward_weight, *weights], dtype=th.float32, device=self.device)

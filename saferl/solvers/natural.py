@@ -27,6 +27,8 @@ class NaturalConfig(OnPolicyConfig):
     """Steps per environment and rollout."""
     target_kl: float = 0.01
     """Trust region delta: the largest mean KL divergence of one update, > 0."""
+    anneal_steps: bool = False
+    """Whether policy steps fall to a tenth over training, the trust region to a hundredth: the last iterate settles."""
     cg_iterations: int = 15
     """Iterations of conjugate gradient, >= 1."""
     cg_damping: float = 0.1
@@ -51,6 +53,12 @@ class NaturalConfig(OnPolicyConfig):
             ),
             unit=("line_search_shrink",),
         )
+
+
+def step_scale(model: Any, config: NaturalConfig) -> float:
+    """Share of the full steps at this moment of training, in [0.1, 1]."""
+    # The last rollout may end after the number of steps that was asked for.
+    return 0.1 + 0.9 * max(0.0, model._current_progress_remaining) if config.anneal_steps else 1.0
 
 
 def conjugate_gradient(product: Product, right: th.Tensor, iterations: int, tolerance: float = 1e-10) -> th.Tensor:

@@ -255,7 +255,9 @@ class ConstrainedOffPolicyAlgorithm(KeepsBudgets, OffPolicyAlgorithm):
             costs, terminated = env.costs, env.terminated  # type: ignore[attr-defined]
             self.cost_estimator.add(costs, dones)
             raw_rewards = rewards if layer is None else layer.get_original_reward()
-            replay_buffer.add(obs, self._true_next_obs(new_obs, dones, infos), executed, raw_rewards, costs, terminated)
+            # Behind a shield something else may have been executed than was proposed.
+            stored = getattr(env, "stored_actions", executed)
+            replay_buffer.add(obs, self._true_next_obs(new_obs, dones, infos), stored, raw_rewards, costs, terminated)
             self._last_obs = new_obs  # type: ignore[assignment]
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         callback.update_locals(locals())

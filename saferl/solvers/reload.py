@@ -47,7 +47,14 @@ from saferl.rollout.buffer import ConstrainedRolloutBuffer, RolloutTensors
 from saferl.rollout.optimism import Critics, mixed_residuals, optimistic_advantages
 from saferl.solvers.clipped import log_policy
 from saferl.solvers.dual import DualConfig, make_dual
-from saferl.solvers.natural import NaturalConfig, PolicyGeometry, conjugate_gradient, fit_critics, line_search
+from saferl.solvers.natural import (
+    NaturalConfig,
+    PolicyGeometry,
+    conjugate_gradient,
+    fit_critics,
+    line_search,
+    step_scale,
+)
 from saferl.solvers.on_policy import ConstrainedOnPolicyAlgorithm, CutEpisode, OnPolicyConfig
 
 FloatArray = npt.NDArray[np.floating]
@@ -121,8 +128,7 @@ class ReLOAD(ConstrainedOnPolicyAlgorithm):
     @property
     def step_scale(self) -> float:
         """Share of both players' full steps at this moment of training, in [0.1, 1]."""
-        # The last rollout may end after the number of steps that was asked for.
-        return 0.1 + 0.9 * max(0.0, self._current_progress_remaining) if self.config.anneal_steps else 1.0
+        return step_scale(self, self.config)
 
     def _value(self, buffer: ConstrainedRolloutBuffer, cut: list[CutEpisode]) -> None:
         super()._value(buffer, cut)

@@ -24,7 +24,14 @@ import torch as th
 
 from saferl.solvers.clipped import lagrangian_advantages, log_policy
 from saferl.solvers.dual import DualConfig
-from saferl.solvers.natural import NaturalConfig, PolicyGeometry, conjugate_gradient, fit_critics, line_search
+from saferl.solvers.natural import (
+    NaturalConfig,
+    PolicyGeometry,
+    conjugate_gradient,
+    fit_critics,
+    line_search,
+    step_scale,
+)
 from saferl.solvers.on_policy import ConstrainedOnPolicyAlgorithm, OnPolicyConfig
 
 
@@ -61,11 +68,12 @@ class TRPOLag(ConstrainedOnPolicyAlgorithm):
         geometry = PolicyGeometry(self, data, config.cg_damping)
         gradient = geometry.gradient(advantages)
         direction = conjugate_gradient(geometry.fisher_product(), gradient, config.cg_iterations)
-        length = th.sqrt(2.0 * config.target_kl / (gradient @ direction).clamp(min=1e-12))
+        trust_region = config.target_kl * step_scale(self, config) ** 2
+        length = th.sqrt(2.0 * trust_region / (gradient @ direction).clamp(min=1e-12))
         before = float(geometry.surrogate(advantages).detach())
 
         def is_accepted() -> bool:
-            is_close = float(geometry.kl()) <= config.target_kl
+            is_close = float(geometry.kl()) <= trust_region
             return is_close and float(geometry.surrogate(advantages)) > before
 
         share = line_search(

@@ -24,8 +24,10 @@ from torch import nn
 
 from saferl.config import from_mapping
 from saferl.constraints import ConstraintSet
+from saferl.deploy.channels import split_channels
+from saferl.deploy.sources import ShieldSource, find_shield
 from saferl.envs.adapters import CostFn
-from saferl.envs.core import EnvFactory
+from saferl.envs.core import EnvFactory, make
 from saferl.envs.vector import make_vec
 from saferl.errors import ConfigError
 from saferl.evaluation.summary import versions
@@ -33,6 +35,7 @@ from saferl.rollout.cost_vec_env import CostVecEnv
 from saferl.solvers import SOLVERS
 from saferl.training.checkpoint import new_run_id
 from saferl.training.settings import RunSettings
+from saferl.training.shielded import ShieldedVecEnv
 
 SCHEMA = "saferl.run/1"
 LABELS = {"ppo": "PPO (unconstrained)", "ppo_lag": "PPO-Lagrangian", "cat": "CaT"}
@@ -55,6 +58,7 @@ class Job:
     settings: RunSettings = field(default_factory=RunSettings)
     device: str = "auto"
     init_from: str | Path | None = None
+    shield: ShieldSource | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without building anything."""
@@ -100,17 +104,20 @@ def build_env(job: Job) -> CostVecEnv:
         UnknownNameError: an unknown environment or cost.
         ConfigError: spaces that no solver can train on.
     """
-    env = CostVecEnv(
-        make_vec(
-            job.env_id,
-            job.settings.num_envs,
-            backend=job.settings.backend,
-            budgets=job.budgets,
-            constraints=job.constraints,
-            cost=job.cost,
-            **job.env_kwargs,
+    if job.shield is not None:
+        env: CostVecEnv = _shielded(job, job.shield)
+    else:
+        env = CostVecEnv(
+            make_vec(
+                job.env_id,
+                job.settings.num_envs,
+                backend=job.settings.backend,
+                budgets=job.budgets,
+                constraints=job.constraints,
+                cost=job.cost,
+                **job.env_kwargs,
+            )
         )
-    )
     try:
         _refuse_shifted_spaces(env)
         env.constraints.with_budgets(dict(job.train_budgets or {}))
@@ -118,6 +125,27 @@ def build_env(job: Job) -> CostVecEnv:
         env.close()
         raise
     return env
+
+
+def _shielded(job: Job, source: ShieldSource) -> ShieldedVecEnv:
+    """The training environments behind a shield; budgets for its interventions are not the environment's."""
+    budgets, constraints, channels = split_channels(job.budgets, job.constraints)
+    own = {"budgets": budgets, "constraints": constraints, "cost": job.cost, **job.env_kwargs}
+    probe = make(job.env_id, **own)
+    shield = find_shield(source, probe)
+    probe.close()
+    settings = job.settings
+    backend = settings.backend
+    if backend == "auto" and (settings.shield_safe_reset or "privileged state" in shield.spec().needs):
+        backend = "sync"  # what the shield needs is asked of single environments
+    venv = make_vec(job.env_id, settings.num_envs, backend=backend, **own)
+    try:
+        return ShieldedVecEnv(
+            venv, shield, budgets=channels, store=settings.shield_store, safe_reset=settings.shield_safe_reset
+        )
+    except BaseException:
+        venv.close()
+        raise
 
 
 def build_model(job: Job, env: CostVecEnv) -> Any:

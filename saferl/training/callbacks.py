@@ -32,6 +32,17 @@ class IterationCosts(BaseCallback):
         self.training_env.totals.end_iteration()  # type: ignore[attr-defined]
 
 
+class ShieldLog(BaseCallback):
+    """Logs once per rollout what the shield did in it: the columns ``shield/*``."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        for key, value in self.training_env.take_log().items():  # type: ignore[attr-defined]
+            self.logger.record(key, value)
+
+
 class ProgressReporter(BaseCallback):
     """Tells a function how many steps are done, once per rollout."""
 

@@ -41,6 +41,7 @@ IDENTITY = (
     "train_budgets",
     "config",
     "settings",
+    "shield",
 )
 """The keys of ``run.json`` that a checkpoint repeats: it belongs to a run that has the same ones."""
 Provenance = Callable[[int], dict[str, Any]]
@@ -108,7 +109,7 @@ class Checkpoints(BaseCallback):
                 {
                     "schema": SCHEMA,
                     "steps": steps,
-                    "run": {key: self._record[key] for key in IDENTITY},
+                    "run": {key: self._record.get(key) for key in IDENTITY},
                     "versions": self._record["versions"],
                     "sha256": {name: sha256(temporary / name) for name in files},
                 },

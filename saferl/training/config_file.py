@@ -33,6 +33,8 @@ class TrainConfig:
     """``module:function`` that gives costs for an environment without."""
     init_from: str | None = None
     """Artefact or run folder to start from."""
+    shield: str | None = None
+    """Shield in training: a name, a folder or ``package.module:factory``."""
     out: str | None = None
     """Run folder."""
     budgets: dict[str, Any] = field(default_factory=dict)

@@ -103,6 +103,7 @@ def _refuse_differences(folder: Path, record: Mapping[str, Any], expected: Mappi
         **record["config"],
         **record["settings"],
         "budgets": {c["name"]: c["budget"] for c in record["constraints"]},
+        "shield": (record.get("shield") or {}).get("source"),
     }
     for key, value in expected.items():
         found = own.get(key)
@@ -138,7 +139,16 @@ def _job(folder: Path, record: Mapping[str, Any], env_id: str | EnvFactory | Non
         settings=from_mapping(RunSettings, record["settings"]),
         device=record["device"],
         init_from=init["policy"] if init else None,
+        shield=_shield_of(folder, record),
     )
+
+
+def _shield_of(folder: Path, record: Mapping[str, Any]) -> str | Path | None:
+    """Where the run's shield comes from: what was kept of it, or the name that it was given by."""
+    shield = record.get("shield")
+    if shield is None:
+        return None
+    return folder / "shield" if shield["is_kept"] else str(shield["source"])
 
 
 def _require_same_spaces(checkpoint: Checkpoint, env: Any) -> None:

@@ -2,6 +2,7 @@
 
 ```
 run.json         everything needed to repeat the run, and what came of it
+shield/          the shield in training, if there was one
 progress.csv     the log, one row per iteration (also as TensorBoard events)
 checkpoint/      the newest two checkpoints, from which ``resume`` goes on exactly
 artefact/        the last iterate
@@ -23,19 +24,23 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from saferl.config import from_mapping
 from saferl.constraints import ConstraintSet
+from saferl.deploy.sources import ShieldSource, shield_name
 from saferl.envs.adapters import CostFn
 from saferl.envs.core import EnvFactory
+from saferl.errors import ConfigError, SaferlError
 from saferl.policy.artefact import save_artefact
 from saferl.rollout.cost_vec_env import CostVecEnv
+from saferl.shields import load_shield, save_shield
 from saferl.solvers import SOLVERS
 from saferl.statistics.verdicts import SUPPORTED_KINDS
 from saferl.storage import atomic_folder, only_writer, prepare_output, write_json
 from saferl.training.build import Job, build_env, build_model, describe_run, torch_threads
-from saferl.training.callbacks import BestArtefact, IterationCosts, ProgressReporter
+from saferl.training.callbacks import BestArtefact, IterationCosts, ProgressReporter, ShieldLog
 from saferl.training.checkpoint import Checkpoint, Checkpoints
 from saferl.training.initial import initialise
 from saferl.training.logs import open_log
 from saferl.training.settings import RunSettings
+from saferl.training.shielded import ShieldedVecEnv
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -77,6 +82,7 @@ def train(
     settings: RunSettings | None = None,
     device: str = "auto",
     init_from: str | Path | None = None,
+    shield: ShieldSource | None = None,
     recipe: str | None = None,
     progress: Report | None = None,
 ) -> TrainResult:
@@ -97,6 +103,9 @@ def train(
         settings: Options of the run.
         device: torch device.
         init_from: Artefact or run folder whose policy and normaliser to start from.
+        shield: What filters actions in training (:mod:`saferl.training.shielded`): a :class:`saferl.shields.Shield`,
+            the name of one, a folder, ``package.module:factory`` or a factory. Budgets may then name ``interventions``
+            and ``intervention_distance``. It is kept in the run folder, below ``shield/``.
         recipe: Name of the recipe (:mod:`saferl.training.recipes`) that ``options`` and ``settings`` were taken from,
             for the record.
         progress: Called once per rollout with the steps done and recent means of return and costs.
@@ -119,6 +128,7 @@ def train(
         settings=settings or RunSettings(),
         device=device,
         init_from=init_from,
+        shield=shield,
     )
     # Names and options are checked before environments are built.
     from_mapping(SOLVERS.load(solver).config_class, job.options)
@@ -127,13 +137,36 @@ def train(
         try:
             folder = prepare_output(Path(out), what="a training run")
             model = build_model(job, env)
-            record = {**describe_run(job, env, model), "recipe": recipe}
+            kept = None if shield is None else keep_shield(shield, env, folder)
+            record = {**describe_run(job, env, model), "recipe": recipe, "shield": kept}
             if init_from is not None:
                 record["init_from"] = initialise(model, init_from)
             write_json(folder / "run.json", record)
             return learn(job, env, model, folder, record, progress=progress)
         finally:
             env.close()
+
+
+def keep_shield(source: ShieldSource, env: Any, folder: Path) -> dict[str, Any]:
+    """Write the shield of ``env`` into the run folder, and give what ``run.json`` says of it.
+
+    Raises:
+        ConfigError: a shield that is neither data of a registered unit nor given by a name to look it up again.
+    """
+    text = str(source) if isinstance(source, str | Path) else None
+    kept = folder / "shield"
+    try:
+        load_shield(save_shield(env.shield, kept))
+        is_kept = True
+    except SaferlError as error:
+        if text is None:
+            raise ConfigError(
+                f"A run keeps its shield, so that it can be resumed: {error} Give package.module:factory instead."
+            ) from error
+        # A unit of the user's own that is not registered: the factory builds it again.
+        shutil.rmtree(kept, ignore_errors=True)
+        is_kept = False
+    return {"name": shield_name(source), "source": text, "is_kept": is_kept, "spec": env.shield.spec().to_dict()}
 
 
 def learn(
@@ -171,6 +204,8 @@ class _Learning:
         self.earlier_seconds = 0.0
         self.start = time.perf_counter()
         settings, steps = job.settings, job.steps
+        if isinstance(env, ShieldedVecEnv):
+            self.callbacks.append(ShieldLog())
         if settings.num_checkpoints:
             self.checkpoints = Checkpoints(
                 folder / "checkpoint",
@@ -182,6 +217,7 @@ class _Learning:
             )
             self.callbacks.append(self.checkpoints)
         can_judge = all(constraint.kind in SUPPORTED_KINDS for constraint in env.constraints)
+        shield = env.shield if isinstance(env, ShieldedVecEnv) else None
         validations = _number_of_validations(settings, steps, env.horizon) if can_judge else 0
         if validations >= 2:
             self.best = BestArtefact(
@@ -190,7 +226,7 @@ class _Learning:
                 settings.validation_episodes,
                 env.constraints,
                 self.provenance,
-                {"env_id": job.env_id, "env_kwargs": job.env_kwargs, "cost": job.cost},
+                {"env_id": job.env_id, "env_kwargs": job.env_kwargs, "cost": job.cost, "shield": shield},
             )
             self.callbacks.append(self.best)
         if progress is not None:
@@ -245,6 +281,8 @@ class _Learning:
         )
         keys = ("solver", "label", "env", "env_kwargs", "cost", "seed", "trained_for", "train_budgets", "init_from")
         own = {key: self.record[key] for key in (*keys, "versions")}
+        if self.record.get("shield") is not None:
+            own["shield"] = self.record["shield"]
         return {**own, "steps": done, "multipliers": by_name}
 
     def state(self) -> dict[str, Any]:

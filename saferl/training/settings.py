@@ -36,6 +36,10 @@ class RunSettings:
     """Largest share of the training steps spent on validation; 0 turns it off and the last iterate counts as best."""
     torch_threads: int = 0
     """Threads of torch; 0: one, which is fastest for small networks beside busy environments."""
+    shield_store: Literal["executed", "proposed"] = "executed"
+    """With a shield: which action the replay buffer of an off-policy solver keeps (on-policy: always the proposed)."""
+    shield_safe_reset: int = 0
+    """With a shield: starts drawn at most until it certifies one, else an error; 0: episodes start anywhere."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -43,7 +47,7 @@ class RunSettings:
         for name, least in (("num_envs", 1), ("validation_episodes", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"RunSettings.{name} must be at least {least}; got {getattr(self, name)}.")
-        for name in ("num_checkpoints", "torch_threads"):
+        for name in ("num_checkpoints", "torch_threads", "shield_safe_reset"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"RunSettings.{name} must be at least 0; got {getattr(self, name)}.")
         if any(width < 1 for width in self.net_arch):
