@@ -10,6 +10,9 @@ import saferl
 from saferl.constraints import KINDS
 from saferl.envs.catalogue import CONTROL_SPECS, SIMULATED_SPECS, TABULAR_SPECS
 from saferl.envs.table import control_row_of, row_of, tabular_row_of
+from saferl.shields.catalogue import CATALOGUE
+from saferl.shields.protocol import GUARANTEES
+from saferl.shields.protocol import KINDS as KINDS_OF_DECISIONS
 from saferl.solvers import SOLVERS
 from saferl.training import RunSettings
 
@@ -58,6 +61,18 @@ def test_the_solver_table_names_every_solver_and_its_kinds():
         kinds = "ignores all" if tuple(solver.supported_kinds) == KINDS else ", ".join(solver.supported_kinds)
         expected[name] = [solver.__name__, kinds]
     assert table == expected
+
+
+def test_the_shield_table_is_the_catalogue_and_the_ladder_that_of_the_protocol():
+    table = rows(DOCS / "shields" / "README.md")
+    expected = [
+        [name, f.target.partition(":")[2], ", ".join(f.needs) or "nothing", f.guarantee, ", ".join(f.actions), f.speed]
+        for name, f in CATALOGUE.items()
+    ]
+    assert [row for row in table if row[0] in CATALOGUE] == expected
+    assert [row[0] for row in table if row[0] in GUARANTEES] == list(GUARANTEES)
+    kinds = {kind.strip() for row in table for kind in row[0].split(",")}
+    assert set(KINDS_OF_DECISIONS) <= kinds
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda p: p.name)

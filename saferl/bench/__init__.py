@@ -11,9 +11,11 @@ from typing import Any
 _LAZY = {
     "bench_env": "saferl.bench.env",
     "bench_limits": "saferl.bench.reload.limits",
+    "bench_microgrid": "saferl.bench.microgrid",
     "bench_online": "saferl.bench.online",
     "bench_reload": "saferl.bench.reload",
     "bench_resume": "saferl.bench.resume",
+    "bench_shields": "saferl.bench.shields",
     "bench_tabular": "saferl.bench.tabular",
     "bench_tabular_scale": "saferl.bench.tabular_scale",
     "bench_training": "saferl.bench.training",
@@ -22,9 +24,11 @@ _LAZY = {
 __all__ = [
     "bench_env",
     "bench_limits",
+    "bench_microgrid",
     "bench_online",
     "bench_reload",
     "bench_resume",
+    "bench_shields",
     "bench_tabular",
     "bench_tabular_scale",
     "bench_training",

@@ -200,6 +200,40 @@ def tabular(
     write_result(json, result)
 
 
+@bench_app.command(epilog="Example: saferl bench shields --json shields.json")
+def shields(
+    case: Annotated[list[str] | None, typer.Option(help="Cases (repeatable). Default: all.")] = None,
+    calls: Annotated[int, typer.Option(help="Decisions of each.")] = 5_000,
+    batch: Annotated[int, typer.Option(help="Problems of one call of the batched projector.")] = 4_096,
+    json: Json = None,
+) -> None:
+    """Time of one decision of every shield, the same program in cvxpy, and projections per second."""
+    from saferl.bench import bench_shields
+
+    check_output(json)
+    result = bench_shields(case, calls=calls, batch=batch, report=report_line)
+    rows = {**result["cases"], "cvxpy": result["cvxpy"]}
+    print_rows(
+        ("us per decision", "median", "95 %", "99 %", "99 % (cpu)", "cvxpy takes"),
+        [
+            (
+                name,
+                *(f"{row['wall_us'][key]:,.1f}" for key in ("median", "p95", "p99")),
+                f"{row['cpu_us']['p99']:,.1f}" if "cpu_us" in row else "",
+                _times(result["cvxpy_to_cbf_qp"].get(name)),
+            )
+            for name, row in rows.items()
+        ],
+        title=f"Shields, {calls:,} decisions each",
+    )
+    projector = result["projector"]
+    say(
+        f"The batched projector makes {projector['per_second']:,} projections/s at a batch of {batch:,}; the worst "
+        f"feasible one misses a row by {projector['largest_residual']:.0e}."
+    )
+    write_result(json, result)
+
+
 def _print_scale(result: dict[str, Any]) -> None:
     print_rows(
         ("states", "optimum (s)", "certified gap", "oracle calls", "memory (MB)", "ReLOAD iteration (s)"),

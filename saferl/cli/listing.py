@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from saferl.errors import ConfigError
 
 _FACTS = ("family", "sampling", "actions", "kinds", "guarantee", "paper")
 """What is listed of a solver beside its name and a line about it."""
+_SHIELD_FACTS = ("needs", "guarantee", "actions", "speed")
+"""The same of a shield."""
 
 
 class What(StrEnum):
@@ -50,7 +53,9 @@ def list_names(
         _print_table([{**row, "type": _typed(row["type"]), "default": _default(row["default"])} for row in rows])
         say(f"Choose with: saferl train {name} ENV --set OPTION=VALUE (as often as needed)")
     elif what is What.SOLVERS:
-        _print_solvers(rows)
+        _print_blocks(rows, _facts_of)
+    elif what is What.SHIELDS:
+        _print_blocks(rows, _shield_facts_of)
     else:
         _print_table(rows)
 
@@ -85,8 +90,13 @@ def _solvers() -> list[dict[str, Any]]:
 
 def _shields() -> list[dict[str, Any]]:
     from saferl.shields import SHIELDS
+    from saferl.shields.catalogue import CATALOGUE
 
-    return [{"name": name, "about": SHIELDS.get(name).summary} for name in SHIELDS]
+    rows: list[dict[str, Any]] = []
+    for name in SHIELDS:
+        known = CATALOGUE[name].to_dict() if name in CATALOGUE else dict.fromkeys(_SHIELD_FACTS)
+        rows.append({"name": name, "about": SHIELDS.get(name).summary, **{key: known[key] for key in _SHIELD_FACTS}})
+    return rows
 
 
 def _options(name: str | None) -> list[dict[str, Any]]:
@@ -114,8 +124,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     print_table(table)
 
 
-def _print_solvers(rows: list[dict[str, Any]]) -> None:
-    """One block of lines per solver: as columns, so many texts would be a word wide."""
+def _print_blocks(rows: list[dict[str, Any]], facts_of: Callable[[dict[str, Any]], dict[str, str]]) -> None:
+    """One block of lines per row: as columns, so many texts would be a word wide."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -123,7 +133,7 @@ def _print_solvers(rows: list[dict[str, Any]]) -> None:
         if index:
             table.add_row()
         table.add_row(f"[bold]{escape(row['name'])}[/]", escape(row["about"]))
-        for label, text in _facts_of(row).items():
+        for label, text in facts_of(row).items():
             table.add_row(f"  {label}", escape(text))
     print_table(table)
 
@@ -140,6 +150,18 @@ def _facts_of(row: dict[str, Any]) -> dict[str, str]:
         "kinds": ", ".join(row["kinds"]),
         "guarantee": row["guarantee"],
         "paper": str(Paper(**row["paper"])),
+    }
+
+
+def _shield_facts_of(row: dict[str, Any]) -> dict[str, str]:
+    """Label and text of every line below a shield's name; none of a shield that nothing is known of."""
+    if row["guarantee"] is None:
+        return {}
+    return {
+        "needs": ", ".join(row["needs"]) or "nothing",
+        "guarantee": row["guarantee"],
+        "actions": ", ".join(row["actions"]),
+        "speed": row["speed"],
     }
 
 

@@ -2,7 +2,8 @@
 
 The budgets of simulated tasks are those of the published benchmarks: an expected cost of at most 25 per episode. Those
 of the control tasks lie half-way between a careless and a careful policy (:mod:`saferl.envs.control_tasks`). The
-tabular ones are finite CMDPs with known optima (:mod:`saferl.envs.tabular.instances`); their budgets bind.
+tabular ones are finite CMDPs with known optima (:mod:`saferl.envs.tabular.instances`); their budgets bind. Those of
+the microgrid are minutes, and starts, per day.
 """
 
 from __future__ import annotations
@@ -222,5 +223,30 @@ TABULAR_SPECS: tuple[EnvSpec, ...] = (
 )
 """Finite CMDPs."""
 
-SPECS: tuple[EnvSpec, ...] = SIMULATED_SPECS + CONTROL_SPECS + TABULAR_SPECS
+MICROGRID_SPECS: tuple[EnvSpec, ...] = (
+    EnvSpec(
+        id="Microgrid-v0",
+        factory="saferl.envs.microgrid.env:make_microgrid",
+        constraints=ConstraintSet(
+            [
+                Constraint("deficit", 1.0, max_step_cost=1.0),
+                Constraint("excess", 1.0, max_step_cost=1.0),
+                Constraint("soc_band", 60.0, max_step_cost=1.0),
+                Constraint("overload", 60.0, max_step_cost=1.0),
+                Constraint("breaches", 0.0, max_step_cost=2.0),
+                Constraint("starts", 12.0, max_step_cost=1.0),
+                Constraint("wear", 5.0, max_step_cost=8.6),
+                Constraint("dumped", 60.0, max_step_cost=1.0),
+            ]
+        ),
+        default_constraints=("deficit", "excess"),
+        horizon=1440,
+        is_fixed_horizon=True,
+        summary="A day of a remote grid with two gensets, a battery and wind: little fuel, never a minute in the dark.",
+        requires=("gymnasium",),
+    ),
+)
+"""The remote microgrid."""
+
+SPECS: tuple[EnvSpec, ...] = SIMULATED_SPECS + CONTROL_SPECS + TABULAR_SPECS + MICROGRID_SPECS
 """One entry per environment id."""

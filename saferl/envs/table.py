@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from saferl.envs.catalogue import CONTROL_SPECS, SIMULATED_SPECS, TABULAR_SPECS
+from saferl.envs.catalogue import CONTROL_SPECS, MICROGRID_SPECS, SIMULATED_SPECS, TABULAR_SPECS
 from saferl.envs.control_tasks import CONTROL_TASKS
 from saferl.envs.core import make
 from saferl.envs.spec import EnvSpec
@@ -57,6 +57,17 @@ has a finite horizon and ends by itself, and the budget limits its sum.
 | Id | States | Actions | Budgets | Discount | Horizon | Task |
 |---|---|---|---|---|---|---|
 """
+_MICROGRID_HEAD = """
+## The microgrid
+
+A [remote grid](environments.md#the-microgrid) of two gensets, a battery, a wind turbine and a demand, a step per
+minute, a day per episode, *fixed*. Costs are 0 or 1 per minute (starts, breaches and wear are counted); the budgets are per
+day. Without `--budget` only `deficit` and `excess` are constrained. Costs in **bold** come with a signed margin in kW
+(`soc_band`: in the charge).
+
+| Id | Observations | Actions | Budgets | Horizon | Task |
+|---|---|---|---|---|---|
+"""
 
 
 def tasks_table() -> str:
@@ -64,8 +75,20 @@ def tasks_table() -> str:
     parts = ((_HEAD, row_of, SIMULATED_SPECS), (_CONTROL_HEAD, control_row_of, CONTROL_SPECS))
     return "".join(
         head + "".join(f"{row(spec)}\n" for spec in specs)
-        for head, row, specs in (*parts, (_TABULAR_HEAD, tabular_row_of, TABULAR_SPECS))
+        for head, row, specs in (
+            *parts,
+            (_TABULAR_HEAD, tabular_row_of, TABULAR_SPECS),
+            (_MICROGRID_HEAD, microgrid_row_of, MICROGRID_SPECS),
+        )
     )
+
+
+def microgrid_row_of(spec: EnvSpec) -> str:
+    """One row of the table of the microgrid; the environment is made and takes one step."""
+    cells = row_of(spec).strip("| ").split(" | ")
+    names = zip(cells[3].split(", "), spec.constraints, strict=True)
+    cells[3] = ", ".join(f"{name} <= {constraint.budget:g}" for name, constraint in names)
+    return f"| {' | '.join(cells)} |"
 
 
 def control_row_of(spec: EnvSpec) -> str:

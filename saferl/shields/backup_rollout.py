@@ -166,9 +166,11 @@ class BackupRolloutShield(Shield):
         worst = -np.inf
         for step in range(self.horizon + 1):
             exogenous = series if series is None or series.ndim == 1 else series[step]
-            worst = max(worst, max(twin.step(action, exogenous).values()))
-            if not worst <= self.tolerance:  # a NaN of a diverged twin fails too
-                return worst if worst > self.tolerance else float("inf")
+            found = list(twin.step(action, exogenous).values())
+            if not all(value <= self.tolerance for value in found):
+                # A twin that has diverged says NaN, which max would not see.
+                return max(found) if all(value == value for value in found) else float("inf")
+            worst = max(worst, *found)
             state = twin.get_state()
             if self.terminal is not None and self.terminal(state):
                 return worst

@@ -99,20 +99,9 @@ class Shield(ABC):
 
     def judge(self, obs: Any, action: Any, context: ShieldContext | None = None) -> ShieldDecision:
         """What :meth:`filter` would decide, without remembering it; for a parent that has the last word."""
-        start = time.perf_counter()
-        context = context if context is not None else ShieldContext()
-        proposed = self.actions.read(action)
-        if self._is_usable(proposed) and is_finite(obs):
-            try:
-                ruling = self._decide(obs, proposed, context)
-            except Exception as error:  # DESIGN 4: a controller goes on, and the record says why
-                ruling = self._safe_ruling(obs, context, f"{type(error).__name__}: {error}")
-        else:
-            ruling = self._safe_ruling(obs, context, self._what_is_unusable(obs, proposed))
-        elapsed = (time.perf_counter() - start) * 1e6
-        if self.time_budget_us is not None and elapsed > self.time_budget_us and ruling.kind != "fallback":
-            ruling = self._safe_ruling(obs, context, f"took {elapsed:.0f} us of {self.time_budget_us:g}")
-        return self._decision(ruling, proposed, elapsed)
+        # A proposal of 1e200 overflows in the arithmetic of any unit; a control loop needs no warning about it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._judge(obs, action, context if context is not None else ShieldContext())
 
     def filter_batch(
         self, obs: npt.NDArray[Any], actions: npt.NDArray[Any], contexts: Sequence[ShieldContext] | None = None
@@ -188,9 +177,26 @@ class Shield(ABC):
 
     # -- the frame ------------------------------------------------------------------------------------------------
 
+    def _judge(self, obs: Any, action: Any, context: ShieldContext) -> ShieldDecision:
+        start = time.perf_counter()
+        proposed = self.actions.read(action)
+        if self._is_usable(proposed) and is_finite(obs):
+            try:
+                ruling = self._decide(obs, proposed, context)
+                if not self._is_usable(self.actions.read(ruling.action)):
+                    ruling = self._safe_ruling(obs, context, f"{self.unit} gave no action ({ruling.status})")
+            except Exception as error:  # DESIGN 4: a controller goes on, and the record says why
+                ruling = self._safe_ruling(obs, context, f"{type(error).__name__}: {error}")
+        else:
+            ruling = self._safe_ruling(obs, context, self._what_is_unusable(obs, proposed))
+        elapsed = (time.perf_counter() - start) * 1e6
+        if self.time_budget_us is not None and elapsed > self.time_budget_us and ruling.kind != "fallback":
+            ruling = self._safe_ruling(obs, context, f"took {elapsed:.0f} us of {self.time_budget_us:g}")
+        return self._decision(ruling, proposed, elapsed)
+
     def _is_usable(self, proposed: Action) -> bool:
         if self.actions.is_box:
-            return bool(np.all(np.isfinite(proposed)))
+            return bool(np.isfinite(proposed).all())
         return self.actions.contains(proposed)
 
     def _what_is_unusable(self, obs: Any, proposed: Action) -> str:

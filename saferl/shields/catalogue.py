@@ -132,7 +132,7 @@ CATALOGUE: Mapping[str, ShieldFacts] = {
         "Watches temporal-logic rules over the episode so far and warns before they break; changes nothing by itself.",
         (),
         "empirical",
-        "under 100 us",
+        "under 1 ms",
         ("Box", "Discrete"),
     ),
     "composite": ShieldFacts(

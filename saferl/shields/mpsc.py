@@ -30,6 +30,7 @@ Differences from the papers
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -40,7 +41,14 @@ from saferl.errors import ConfigError, MissingExtraError
 from saferl.shields.base import Ruling, Shield, ShieldData
 from saferl.shields.catalogue import CATALOGUE
 from saferl.shields.protocol import Action, ActionSpec, ShieldContext, ShieldDecision, ShieldSpec
-from saferl.shields.sets import limit_tightening, lqr_gain, spectral_radius, terminal_set, tightenings
+from saferl.shields.sets import (
+    limit_tightening,
+    lqr_gain,
+    prediction_matrices,
+    spectral_radius,
+    terminal_set,
+    tightenings,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -106,17 +114,17 @@ class _Program:
 
     def __init__(self, model: Any, arrays: tuple[Any, ...]) -> None:
         """Keep DAQP's model and the arrays that it was set up with."""
-        self._model, self._linear, self._upper = model, arrays[1], arrays[3]
+        self._model, self._linear, self._upper, self._sense = model, arrays[1], arrays[3], arrays[5]
         self._arrays = arrays
 
     def solve(self, upper: Array, linear: Array | None = None) -> Array | None:
         """The optimum, checked against the limits; None if there is none."""
         self._upper[:] = upper
-        if linear is None:
-            self._model.update(bupper=self._upper)
-        else:
+        if linear is not None:
             self._linear[:] = linear
-            self._model.update(f=self._linear, bupper=self._upper)
+        # The sense is given again so that no active set is taken over: equal questions get equal answers, bit by bit.
+        self._sense[:] = 0
+        self._model.update(f=None if linear is None else self._linear, bupper=self._upper, sense=self._sense)
         values, _, flag, _ = self._model.solve()
         if flag != _SOLVED:
             return None
@@ -135,7 +143,7 @@ class MPSCShield(Shield):
         >>> shield = MPSCShield(ActionSpec.box([-1], [1]), model)
         >>> shield.filter(np.array([0.0, 0.0]), [0.5]).kind
         'pass'
-        >>> shield.filter(np.array([0.6, 0.5]), [1.0]).kind
+        >>> shield.filter(np.array([0.8, 0.5]), [1.0]).kind
         'projected'
     """
 
@@ -232,24 +240,18 @@ class MPSCShield(Shield):
 
         With z_i = Acl^i x + sum_{j<i} Acl^{i-1-j} B c_j; rows of actions also take c_i itself.
         """
-        size, inputs, steps, states = len(self._a), self.actions.dim, self.horizon, len(self._rows)
+        inputs, steps, states = self.actions.dim, self.horizon, len(self._rows)
         tubes = tightenings(self.closed, rows, self._w, steps)
+        free, forced = prediction_matrices(self.closed, self._b, steps)
         direct = np.vstack([np.zeros((states, inputs)), np.eye(inputs), -np.eye(inputs)])
-        free, forced = np.eye(size), np.zeros((size, steps * inputs))
-        left, right, limits = [], [], []
+        left, right, limits = [self.terminal[0] @ forced[steps]], [self.terminal[0] @ free[steps]], [self.terminal[1]]
         for step in range(steps):
             chosen = slice(None) if step else slice(states, None)  # z_0 is what it is
-            block = rows @ forced
+            block = rows @ forced[step]
             block[:, step * inputs : (step + 1) * inputs] += direct
             left.append(block[chosen])
-            right.append((rows @ free)[chosen])
+            right.append((rows @ free[step])[chosen])
             limits.append((bounds - tubes[step])[chosen])
-            forced = self.closed @ forced
-            forced[:, step * inputs : (step + 1) * inputs] = self._b
-            free = self.closed @ free
-        left.append(self.terminal[0] @ forced)
-        right.append(self.terminal[0] @ free)
-        limits.append(self.terminal[1])
         big_l, big_m, big_b = np.vstack(left), np.vstack(right), np.concatenate(limits)
         norm = np.linalg.norm(big_l, axis=1)
         fixed = norm < 1e-12
@@ -266,7 +268,7 @@ class MPSCShield(Shield):
         if self._solvers is not None:
             return self._solvers
         try:
-            import daqp
+            daqp: Any = importlib.import_module("daqp")
         except ImportError as error:
             raise MissingExtraError("The predictive filter", "DAQP", "runtime") from error
         inputs, count = self.actions.dim, self._l.shape[1]
@@ -381,11 +383,18 @@ class MPSCShield(Shield):
         return np.asarray(self.gain @ state + plan[0])
 
     def _remember(self, obs: Any, decision: ShieldDecision, context: ShieldContext) -> None:
-        if self._new is not None:
-            (self._plan, self._start), self._age = self._new, 1
+        new, self._new = self._new, None
+        state = self._state_of(obs)
+        if new is not None and np.max(np.abs(self.gain @ new[1] + new[0][0] - decision.action)) > _RESIDUAL:
+            new = None
+        if new is None and state is not None and (room := self._room(state)) is not None:
+            # Somebody else had the last word: the plan is one that begins with what was executed.
+            plan = self._plan_with(decision.action, state, room)
+            new = None if plan is None else (plan, state)
+        if new is not None:
+            (self._plan, self._start), self._age = new, 1
         else:
             self._age += 1
-        self._new = None
 
     def _state_of(self, obs: Any) -> Array | None:
         try:
@@ -432,10 +441,10 @@ class MPSCShield(Shield):
 def reference_action(shield: MPSCShield, state: npt.ArrayLike, proposed: npt.ArrayLike) -> Array | None:
     """The action of the same problem, written down uncondensed in cvxpy and solved by CLARABEL; None if infeasible.
 
-    A reference for tests and for those who change the shield; it takes milliseconds.
+    A reference for tests and for those who change the shield; it takes milliseconds. The length is minimised, not its
+    square, so that the solver's tolerance is one of the action.
     """
-    import cvxpy as cp
-
+    cp: Any = importlib.import_module("cvxpy")
     model, steps, low, high = shield.model, shield.horizon, shield.actions.low, shield.actions.high
     a, b, rows, limits = (np.asarray(x) for x in (model.a, model.b, model.rows, model.limits))
     w_max = np.asarray(model.w_max)
@@ -448,7 +457,7 @@ def reference_action(shield: MPSCShield, state: npt.ArrayLike, proposed: npt.Arr
         if step:
             conditions.append(rows @ z[step] <= limits - tubes[step])
     change = cp.multiply(v[0] - np.asarray(proposed), 1.0 / shield.actions.half_range)
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(change)), conditions)
+    problem = cp.Problem(cp.Minimize(cp.norm(change)), conditions)
     problem.solve(solver=cp.CLARABEL)
     return np.array(v.value[0]) if problem.status == cp.OPTIMAL else None
 

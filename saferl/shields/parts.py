@@ -46,7 +46,7 @@ def restore_part(data: Any, what: str) -> Any:
     """The part that :func:`describe_part` described.
 
     Raises:
-        ArtefactError: its module or name is not there.
+        ArtefactError: its module or name is not there, or it has options and is no dataclass.
     """
     if isinstance(data, list):
         return [restore_part(item, what) for item in data]
@@ -66,6 +66,8 @@ def restore_part(data: Any, what: str) -> Any:
         ) from error
     if _OPTIONS not in data:
         return found
+    if not (isinstance(found, type) and is_dataclass(found)):  # an artefact must not call whatever it names
+        raise ArtefactError(f"The {what} of this shield must be made by a dataclass; {data[_PATH]!r} is none.")
     return found(**{key: restore_part(value, what) for key, value in data[_OPTIONS].items()})
 
 

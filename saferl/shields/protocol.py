@@ -6,8 +6,10 @@ numpy only: a deployed controller imports this without torch, gymnasium or mujoc
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -197,7 +199,8 @@ class ActionSpec:
             return space
         if hasattr(space, "low") and hasattr(space, "high"):
             return cls.box(space.low, space.high)
-        if hasattr(space, "n") and np.ndim(space.n) == 0 and int(getattr(space, "start", 0)) == 0:
+        # A MultiBinary has an n too, but no start.
+        if hasattr(space, "n") and hasattr(space, "start") and np.ndim(space.n) == 0 and int(space.start) == 0:
             return cls.discrete(int(space.n))
         raise ConfigError(f"A shield filters actions of a Box, or of a Discrete that starts at 0; got {space!r}.")
 
@@ -211,13 +214,13 @@ class ActionSpec:
         """Number of components of a box; 1 for discrete actions."""
         return 1 if self.low is None else len(self.low)
 
-    @property
+    @cached_property
     def half_range(self) -> npt.NDArray[np.float64]:
         """Half the width of every component; 1 where it is unbounded or 0."""
         if self.low is None or self.high is None:
-            return np.ones(1)
+            return _fixed(np.ones(1))
         half = (self.high - self.low) / 2.0
-        return np.where(np.isfinite(half) & (half > 0.0), half, 1.0)
+        return _fixed(np.where(np.isfinite(half) & (half > 0.0), half, 1.0))
 
     def read(self, action: Any) -> Action:
         """``action`` in the protocol's shape and type; what cannot be read becomes NaN (or -1), never an error."""
@@ -236,30 +239,33 @@ class ActionSpec:
         """Whether an action (as :meth:`read` gives it) lies in the space."""
         if self.low is None or self.high is None:
             return 0 <= int(action) < (self.n or 0)
-        return bool(np.all((action >= self.low - tolerance) & (action <= self.high + tolerance)))
+        return bool(((action >= self.low - tolerance) & (action <= self.high + tolerance)).all())
 
     def clip(self, action: npt.ArrayLike) -> Action:
         """The nearest action of the space; NaN becomes the middle of a box (0 where unbounded), or action 0."""
         values = self.read(action)
         if self.low is None or self.high is None:
-            return np.clip(values, 0, (self.n or 1) - 1)
-        return np.clip(np.where(np.isnan(values), self.middle, values), self.low, self.high)
+            return np.asarray(np.clip(values, 0, (self.n or 1) - 1))
+        if not np.isfinite(values).all():
+            values = np.where(np.isnan(values), self.middle, values)
+        return np.asarray(np.minimum(np.maximum(values, self.low), self.high))
 
-    @property
+    @cached_property
     def middle(self) -> npt.NDArray[np.float64]:
         """The centre of a box; where a side is unbounded, 0 or the nearest bound."""
         if self.low is None or self.high is None:
-            return np.zeros(1)
+            return _fixed(np.zeros(1))
         finite = np.isfinite(self.low) & np.isfinite(self.high)
         centre = np.where(finite, (np.where(finite, self.low, 0.0) + np.where(finite, self.high, 0.0)) / 2.0, 0.0)
-        return np.clip(centre, self.low, self.high)
+        return _fixed(np.clip(centre, self.low, self.high))
 
     def distance(self, action: Action, proposed: Action) -> float:
         """:attr:`ShieldDecision.distance`."""
         if not self.is_box:
             return float(int(action) != int(proposed))
-        change = (action - proposed) / self.half_range
-        return float(np.sqrt(change @ change)) if np.all(np.isfinite(proposed)) else float("inf")
+        if not np.isfinite(proposed).all():
+            return float("inf")
+        return math.hypot(*((action - proposed) / self.half_range).tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` is the inverse."""
@@ -273,6 +279,12 @@ class ActionSpec:
         if data.get("n") is not None:
             return cls.discrete(int(data["n"]))
         return cls.box([float(x) for x in data["low"]], [float(x) for x in data["high"]])
+
+
+def _fixed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """``values``, which many share from now on, so that nobody may write to them."""
+    values.flags.writeable = False
+    return values
 
 
 def snapshot(value: Any) -> Any:

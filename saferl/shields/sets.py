@@ -6,17 +6,19 @@ r"""Invariant sets of linear systems x+ = A x + w with disturbances |w| <= w_max
                                                               inside itself under z -> A z + A^N w
     ellipsoid    {x : x' Q^-1 x <= 1} with [[tau Q, 0, Q A'], [0, 1 - tau, w'], [A Q, w, Q]] >= 0 for every vertex w
 
-Boxes and the terminal set take linear algebra and a few linear programs (scipy); the ellipsoid is a semidefinite program
-and needs cvxpy.
+Boxes and the terminal set take linear algebra and a few linear programs (scipy); the ellipsoid is a semidefinite
+program and needs cvxpy.
 
-Sources: Kolmanovsky and Gilbert (1998) for invariant sets and the end of the recursion; Chisci, Rossiter and Zappa (2001)
-for growing tightenings and the terminal set that belongs to them; Boyd et al. (1994) for the S-procedure of the ellipsoid.
+Sources: Kolmanovsky and Gilbert (1998) for invariant sets and the end of the recursion; Chisci, Rossiter and Zappa
+(2001) for growing tightenings and the terminal set that belongs to them; Boyd et al. (1994) for the S-procedure.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +48,7 @@ class Ellipsoid:
         return np.asarray(np.sqrt(np.diag(self.shape)))
 
     def level(self, points: npt.ArrayLike) -> Array:
-        """x' Q^-1 x of points (..., n): at most 1 inside."""
+        """The form x' Q^-1 x of points (..., n), at most 1 inside."""
         values = np.asarray(points, dtype=np.float64)
         return np.asarray((values * np.linalg.solve(self.shape, values[..., None])[..., 0]).sum(axis=-1))
 
@@ -69,6 +71,26 @@ def lqr_gain(a: Array, b: Array, state_weight: Array, action_weight: Array) -> A
     return np.asarray(-np.linalg.solve(action_weight + b.T @ p @ b, b.T @ p @ a))
 
 
+def prediction_matrices(a: Array, b: Array, steps: int) -> tuple[Array, Array]:
+    """What the states of a plan depend on: z_i = free[i] z_0 + forced[i] (c_0, .., c_{steps-1}).
+
+    Args:
+        a: (n, n).
+        b: (n, m).
+        steps: Inputs of the plan.
+
+    Returns:
+        free (steps + 1, n, n) and forced (steps + 1, n, steps * m).
+    """
+    size, inputs = b.shape
+    free, forced = np.zeros((steps + 1, size, size)), np.zeros((steps + 1, size, steps * inputs))
+    free[0] = np.eye(size)
+    for step in range(steps):
+        free[step + 1], forced[step + 1] = a @ free[step], a @ forced[step]
+        forced[step + 1][:, step * inputs : (step + 1) * inputs] = b
+    return free, forced
+
+
 def tightenings(closed: Array, rows: Array, w_max: Array, steps: int) -> Array:
     """t_0 .. t_steps, (steps + 1, rows): how far disturbances can carry ``rows @ x`` from its nominal value."""
     result, power = np.zeros((steps + 1, len(rows))), rows.copy()
@@ -84,16 +106,17 @@ def limit_tightening(closed: Array, rows: Array, w_max: Array, precision: float 
     Raises:
         ConfigError: a closed loop that does not come to rest.
     """
+    radius = spectral_radius(closed)
     total, power = np.zeros(len(rows)), rows.copy()
-    for _ in range(_MOST_STEPS):
-        term = np.abs(power) @ w_max
-        total += term
+    for _ in range(_MOST_STEPS if radius < 1.0 else 0):
+        total += np.abs(power) @ w_max
         power = power @ closed
-        if float(term.max(initial=0.0)) < precision and np.abs(power).max(initial=0.0) < 1.0:
+        # A term may be 0 by chance (a row that the disturbance reaches later), but not the whole power.
+        if float((np.abs(power).sum(axis=1) * w_max.max(initial=0.0)).max(initial=0.0)) < precision:
             return total
     raise ConfigError(
-        f"A tube needs a closed loop with eigenvalues inside the unit circle; got a spectral radius of "
-        f"{spectral_radius(closed):.4f}. Give another gain."
+        f"A tube needs a closed loop that comes to rest within {_MOST_STEPS} steps; got a spectral radius of "
+        f"{radius:.4f}. Give another gain."
     )
 
 
@@ -172,7 +195,7 @@ def invariant_ellipsoid(closed: Array, w_max: Array, *, points: int = 12, solver
         MissingExtraError: cvxpy is not installed.
     """
     try:
-        import cvxpy as cp
+        cp: Any = importlib.import_module("cvxpy")
     except ImportError as error:
         raise MissingExtraError("An invariant ellipsoid", "cvxpy", "train") from error
     scale = np.maximum(mrpi_box(closed, w_max), 1e-12)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from saferl.errors import ArtefactError, ConfigError, SaferlError, UsageError
+from saferl.errors import ArtefactError, ConfigError, RunFolderError, SaferlError, UsageError
 from saferl.registry import Registry
 from saferl.shields.base import Shield, ShieldData
 from saferl.shields.protocol import ActionSpec
@@ -26,13 +26,16 @@ SCHEMA = "saferl.shield/1"
 HEADER, ARRAYS = "shield.json", "shield.safetensors"
 
 
-def save_shield(shield: Shield, folder: Path) -> Path:
+def save_shield(shield: Shield, folder: str | Path) -> Path:
     """Write a shield to a new folder, and give the folder.
 
     Raises:
         ConfigError: the unit holds something that is neither JSON nor an array.
-        RunFolderError: the folder exists or cannot be written.
+        RunFolderError: the folder holds files already, or cannot be written.
     """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunFolderError(f"A shield must be saved to a new folder; {folder} holds files. Choose another one.")
     arrays: dict[str, npt.NDArray[Any]] = {}
     tree = _tree(shield, "", arrays)
     try:

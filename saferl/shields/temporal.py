@@ -61,9 +61,9 @@ class Range:
         low, high = self.limits
         if self.max_change is None or np.isnan(now):
             return np.full(steps, low), np.full(steps, high)
-        reach = self.max_change * np.arange(1, steps + 1)
+        reach = self.max_change * np.arange(1, steps + 1, dtype=np.float64)
         if self.low is None and self.high is None:
-            return now - reach, now + reach
+            return np.asarray(now - reach), np.asarray(now + reach)
         return np.clip(now - reach, low, high), np.clip(now + reach, low, high)
 
 
@@ -253,11 +253,16 @@ def horizon_of(formula: Formula) -> int:
             return _end(end) + horizon_of(part)
         case Until(hold, goal, _, end):
             return _end(end) + max(horizon_of(hold), horizon_of(goal))
-    raise ConfigError(f"A rule must be made of the classes of {__name__}; got {formula!r}.")
 
 
 def signals_of(formula: Formula) -> frozenset[str]:
-    """Names of the signals that a formula reads."""
+    """Names of the signals that a formula reads.
+
+    Raises:
+        ConfigError: something that is no formula.
+    """
+    if not isinstance(formula, Formula):
+        raise ConfigError(f"A rule must be made of the classes of {__name__}; got {formula!r}.")
     if isinstance(formula, AtMost | AtLeast):
         return frozenset({formula.signal})
     parts = (value for value in vars(formula).values() if not isinstance(value, int | None))
@@ -393,7 +398,7 @@ class RuleMonitor:
         progress.kept = min(progress.kept[0], ends[0][1]), min(progress.kept[1], ends[1][1])
 
     def _value(self, sample: tuple[float, ...] | None, near: bool, far: bool, steps: int) -> float:
-        """Robustness with samples at their best (else worst) ends: the next ``steps`` by ``near``, others by ``far``."""
+        """Robustness at best (else worst) ends: the next ``steps`` samples by ``near``, the others by ``far``."""
         if self.is_negated:
             near, far = not near, not far
         progress = self.progress

@@ -54,7 +54,7 @@ class CheckReport:
     """What a checker found; ``str(report)`` is a readable list."""
 
     subject: ClassVar[str]
-    """What is checked: env, solver."""
+    """What is checked: env, solver, shield."""
 
     name: str
     """Name of what was checked."""
@@ -122,6 +122,17 @@ class SolverCheckReport(CheckReport):
     @property
     def solver(self) -> str:
         """Name of the solver."""
+        return self.name
+
+
+class ShieldCheckReport(CheckReport):
+    """What :func:`saferl.testing.check_shield` found."""
+
+    subject = "shield"
+
+    @property
+    def shield(self) -> str:
+        """Name of the shield."""
         return self.name
 
 

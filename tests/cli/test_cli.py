@@ -18,6 +18,8 @@ import saferl
 from saferl.cli import console
 from saferl.cli.app import _load_commands, app
 from saferl.envs.registry import ENVS
+from saferl.shields import SHIELDS, ActionSpec, Bounds, save_shield
+from saferl.shields.catalogue import CATALOGUE as SHIELD_CATALOGUE
 from saferl.solvers import SOLVERS
 from saferl.solvers.catalogue import CATALOGUE
 from saferl.training import RunSettings
@@ -151,6 +153,15 @@ USAGE_ERRORS = {
         "--budget and --cost are for environments",
     ),
     "unknown thing to check": (["check", "robot", "x"], "'robot' is not"),
+    "unknown shield to check": (["check", "shield", "bonds"], "Unknown shield 'bonds'. Did you mean 'bounds'"),
+    "a shield's name alone": (["check", "shield", "bounds"], "add --env ENV to 'bounds', or give a folder"),
+    "a shield that no env builds": (
+        ["check", "shield", "composite", "--env", VELOCITY],
+        "shield 'composite' cannot build itself for.*Save one",
+    ),
+    "budget of a shield": (["check", "shield", "bounds", "--budget", "cost=1"], "name one with --env"),
+    "env of a solver": (["check", "solver", "ppo", "--env", VELOCITY], "--env is for shields"),
+    "a shield that is none": (["check", "shield", "user_env:answer"], "needs a saferl.shields.Shield.*got 42"),
 }
 
 
@@ -369,6 +380,17 @@ def test_a_training_benchmark_prints_a_table_and_writes_json(tmp_path):
     assert re.search(rf"saferl +│ +{median:,.0f} ", out)
 
 
+def test_a_shield_benchmark_prints_latencies_and_the_rate_of_the_projector_and_writes_json(tmp_path):
+    code, out, err = run_quietly(
+        *("bench", "shields", "--case", "cbf_qp", "--calls", "20", "--batch", "16", "--json", tmp_path / "s.json")
+    )
+    assert code == 0, err
+    result = json.loads((tmp_path / "s.json").read_text())
+    median = result["cases"]["cbf_qp"]["wall_us"]["median"]
+    assert re.search(rf"cbf_qp +│ +{median:,.1f} ", out)
+    assert f"{result['projector']['per_second']:,} projections/s" in " ".join(out.split())
+
+
 def test_an_env_benchmark_prints_rates_and_ratios_and_writes_json(tmp_path):
     """Every figure that a reader of the documentation needs."""
     peer = shlex.join([sys.executable, "-c", "print('ENV_STEPS_PER_SECOND 10')"])
@@ -449,12 +471,65 @@ def test_a_plug_in_of_which_nothing_more_is_known_is_listed_with_its_line():
         assert "mine" in run_quietly("list", "solvers")[1]
 
 
-def test_list_shields_says_so_if_there_are_none():
-    code, out, _ = run_quietly("list", "shields")
-    assert code == 0
-    rows = json.loads(run_quietly("list", "shields", "--json")[1])
-    assert all(row["name"] in out for row in rows)
-    assert rows or "No shields registered" in out
+def test_list_shields_says_needs_guarantee_spaces_and_speed():
+    rows = {row.pop("name"): row for row in json.loads(run_quietly("list", "shields", "--json")[1])}
+    assert list(rows) == list(SHIELDS)
+    for name, row in rows.items():
+        facts = SHIELD_CATALOGUE[name]
+        assert row == {
+            "about": facts.summary,
+            "needs": list(facts.needs),
+            "guarantee": facts.guarantee,
+            "actions": list(facts.actions),
+            "speed": facts.speed,
+        }
+
+
+def test_the_list_of_shields_is_readable_at_80_columns(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(console, "stdout", Console(file=out, width=80, force_terminal=True, color_system=None))
+    run_quietly("list", "shields")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    text = " ".join(" ".join(lines).split())
+    for name in SHIELDS:
+        facts = SHIELD_CATALOGUE[name]
+        needs = ", ".join(facts.needs) or "nothing"
+        assert f"{name} {facts.summary} needs {needs} guarantee {facts.guarantee} actions" in text
+
+
+def test_a_shield_of_a_plug_in_is_listed_with_its_line():
+    with SHIELDS.temporarily("mine", "my_package:Mine"):
+        row = next(row for row in json.loads(run_quietly("list", "shields", "--json")[1]) if row["name"] == "mine")
+        assert (row["needs"], row["guarantee"]) == (None, None)
+        assert "mine" in run_quietly("list", "shields")[1]
+
+
+def test_check_shield_takes_a_folder_a_factory_and_a_name(folder, tmp_path):
+    saved = save_shield(Bounds(ActionSpec.box([-1.0], [1.0]), high=0.5), tmp_path / "shield")
+    (folder / "user_shield.py").write_text(
+        "import numpy as np\n"
+        "from saferl.shields import ActionSpec, Bounds, Ruling\n"
+        "from saferl.testing import ShieldCase\n"
+        "class Broken(Bounds):\n"
+        "    def _decide(self, obs, proposed, context):\n"
+        "        return Ruling(proposed / 2)\n"
+        "def make():\n"
+        "    return ShieldCase(Bounds(ActionSpec.box([-1.0], [1.0])), lambda generator: generator.normal(size=3))\n"
+        "def broken():\n"
+        "    return Broken(ActionSpec.box([-1.0], [1.0]))\n"
+    )
+    six = save_shield(Bounds(ActionSpec.box([-1.0] * 6, [1.0] * 6), high=0.5), tmp_path / "six")
+    for words in ([saved], ["user_shield:make"], ["bounds", "--env", VELOCITY], [six, "--env", VELOCITY]):
+        code, out, err = run_quietly("check", "shield", *words)
+        assert code == 0, err
+        assert out.startswith("bounds keeps saferl's contract: 13 checks, 0 problems, 0 warnings.")
+    code, _, err = run_quietly("check", "shield", saved, "--env", VELOCITY)
+    assert code == 2
+    assert_one_message(err, "Build it for the action space of this environment")
+    code, out, _ = run_quietly("check", "shield", "user_shield:broken", "--json")
+    assert code == 1
+    assert {problem["check"] for problem in json.loads(out)["problems"]} == {"idempotence", "storage"}
 
 
 @pytest.mark.parametrize("solver", ["ppo", "ppo_lag"])
@@ -541,7 +616,7 @@ def test_lists_and_help_load_neither_torch_nor_mujoco(folder):
     code = (
         "import sys\n"
         "from saferl.cli import main\n"
-        "for words in (['--help'], ['list', 'envs'], ['list', 'solvers'], ['train', '--help']):\n"
+        "for words in (['--help'], ['list', 'envs'], ['list', 'solvers'], ['list', 'shields'], ['train', '--help']):\n"
         "    try: main(words)\n"
         "    except SystemExit as stop: assert stop.code == 0\n"
         "print(sorted({'torch', 'mujoco', 'safety_gymnasium'} & set(sys.modules)))"
