@@ -173,9 +173,7 @@ def _load(path: str) -> Any:
     return load(path)
 
 
-def _episode(
-    env: Microgrid, policy: Any, shield: MicrogridShield | None, seed: int, deterministic: bool
-) -> DayRecord:
+def _episode(env: Microgrid, policy: Any, shield: MicrogridShield | None, seed: int, deterministic: bool) -> DayRecord:
     obs, info = env.reset(seed=seed)
     first, state, starts = float(info["soc"]), None, np.ones(1, dtype=np.bool_)
     sums, charges, times = dict.fromkeys(("fuel", "unmet"), 0.0), [first], []
@@ -220,9 +218,7 @@ def _episode(
 def _table(found: Sequence[Found]) -> dict[str, Any]:
     """Means over days by policy, with paired differences and the share of the gap; and all days."""
     foresight = np.array([day["foresight"] for day in found])
-    fuels = {
-        name: np.array([day["records"][name]["adjusted_fuel"] for day in found]) for name in found[0]["records"]
-    }
+    fuels = {name: np.array([day["records"][name]["adjusted_fuel"] for day in found]) for name in found[0]["records"]}
     reference = fuels[REFERENCE]
     rows = {}
     for name, fuel in fuels.items():

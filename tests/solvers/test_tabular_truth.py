@@ -132,6 +132,21 @@ def test_a_plain_lagrangian_swings_around_the_budget_of_paradox_a_to_the_end():
     assert excesses.min() < 0.0 < excesses.max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS[:2])
+@pytest.mark.parametrize("solver", ["pid_lag", "rcpo"])
+def test_damped_and_slow_multipliers_are_optimal_where_the_best_response_is_not_all_or_nothing(solver, task):
+    assert_optimal(trained(solver, task, STEPS["ppo_lag"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["pid_lag", "rcpo", "trpo_lag"])
+def test_other_lagrangians_do_not_settle_on_paradox_a_either(solver):
+    excesses = late(trained(solver, "ParadoxA-v0", STEPS["ppo_lag"]).excesses)
+    assert np.ptp(excesses) > 2 * TOLERANCE
+    assert np.abs(excesses).max() > TOLERANCE
+
+
 def test_reload_settles_on_paradox_a():
     trace = trained("reload", "ParadoxA-v0", STEPS["reload"])
     assert np.abs(late(trace.excesses)).max() <= TOLERANCE

@@ -13,9 +13,7 @@ from saferl.envs.microgrid.genset import Genset
 from saferl.envs.microgrid.params import MicrogridParams
 
 
-def read_action(
-    action: Sequence[float], gensets: Sequence[Genset], params: MicrogridParams
-) -> tuple[int, float]:
+def read_action(action: Sequence[float], gensets: Sequence[Genset], params: MicrogridParams) -> tuple[int, float]:
     """Command (-1, 0, 1) and battery power (kW) that an action in [-1, 1] asks for; values outside are clipped."""
     share = min(max(float(action[0]), -1.0), 1.0)
     wanted = min(int((share + 1.0) * (params.num_gensets + 1) / 2.0), params.num_gensets)

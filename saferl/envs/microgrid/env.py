@@ -40,8 +40,8 @@ class Microgrid(gymnasium.Env[Any, Any]):
     0.05 kW), ``soc_band`` (1 if the charge leaves the normal band), ``overload`` (1 if a genset is above its rating),
     ``breaches`` (of warm-up, cool-down and minimum run time), ``starts`` (of gensets), ``wear`` (of the battery) and
     ``dumped`` (1 if the dump load takes power). ``info["margins"]`` has those of the first four. The rest of ``info``:
-    ``fuel`` (litres), ``soc``, ``balance`` (kW), ``unmet`` (kWh), ``command`` and ``bounds_violated``, which says that the
-    episode's demand or wind leaves the bounds that shields assume.
+    ``fuel`` (litres), ``soc``, ``balance`` (kW), ``unmet`` (kWh), ``command`` and ``bounds_violated``, which says that
+    demand or wind of the episode leave the bounds that shields assume.
 
     Example:
         >>> env = Microgrid(start="evaluation")
@@ -132,9 +132,7 @@ class Microgrid(gymnasium.Env[Any, Any]):
         self._minute_of_day = int(given.get("minute_of_day", drawn)) % DAY
         series = given.get("series")
         if series is None:
-            series = make_series(
-                self.series_name, self._length, self._minute_of_day - 1, self.params.bounds, generator
-            )
+            series = make_series(self.series_name, self._length, self._minute_of_day - 1, self.params.bounds, generator)
         device = device_params(self.params, self.mismatch, generator)
         self._use_series(series)
         known = (self._demand[1], self._wind[1])
@@ -263,9 +261,7 @@ class Microgrid(gymnasium.Env[Any, Any]):
         self._minute_of_day = int(state["minute_of_day"])
         last = state["last"]
         command, power = last["asked"]
-        numbers = last["minute"]
-        minute = Minute(*(float(x) for x in numbers[:-2]), int(numbers[-2]), int(numbers[-1]))
-        setpoints = Setpoints(int(last["setpoints"][0]), *(float(x) for x in last["setpoints"][1:]))
+        minute, setpoints = Minute(*last["minute"]), Setpoints(*last["setpoints"])
         demand, wind = last["known"]
         self._last = (minute, setpoints, (int(command), float(power)), float(demand), float(wind))
 

@@ -64,40 +64,26 @@ def perfect_foresight(series: Series, soc: float, params: MicrogridParams | None
         109.1
     """
     params = params if params is not None else MicrogridParams()
-    engine, battery = params.genset, params.battery
-    minutes, charging = len(series.demand), battery.efficiency / 60.0
-    discharging = 1.0 / (60.0 * battery.efficiency)
-    one, none = sparse.identity(minutes, format="csr"), sparse.csr_matrix((minutes, minutes))
-    ones = np.ones(minutes)
-    carry = one - sparse.diags([np.ones(minutes - 1)], [-1], shape=(minutes, minutes), format="csr")
-    # Columns: power, count, wind, charge, discharge, energy after the minute; the last one is the final charge.
-    zero = sparse.csr_matrix((minutes, 1))
-    balance = sparse.hstack([one, none, one, -one, one, none, zero])
-    stored = sparse.hstack([none, none, none, -charging * one, discharging * one, carry, zero])
-    start = np.zeros(minutes)
-    start[0] = stored_energy(soc, battery)
-    largest = engine.rating * engine.overload
-    below = sparse.hstack([one, -largest * one, none, none, none, none, zero])
-    above = sparse.hstack([-one, engine.min_power * one, none, none, none, none, zero])
-    tangents, offsets = _tangents(minutes, params)
-    cost = np.concatenate(
-        [engine.fuel_slope / 60.0 * ones, engine.fuel_idle / 60.0 * ones, np.zeros(4 * minutes), [-CHARGE_PRICE]]
-    )
+    engine, battery, minutes = params.genset, params.battery, len(series.demand)
+    start = stored_energy(soc, battery)
+    rates = np.repeat([engine.fuel_slope, engine.fuel_idle, 0.0, 0.0, 0.0, 0.0], minutes) / 60.0
     low, high = (stored_energy(end, battery) for end in battery.normal_band)
     bounds = [
         *[(0.0, None)] * minutes,
         *[(0.0, params.num_gensets)] * minutes,
         *((0.0, available) for available in series.wind.tolist()),
         *[(0.0, battery.power)] * (2 * minutes),
-        *[(min(low, start[0]), max(high, start[0]))] * minutes,
+        *[(min(low, start), max(high, start))] * minutes,
         (None, None),
     ]
+    equal, below = _rows(minutes, params)
+    tangents, offsets = _tangents(minutes, params)
     solution = linprog(
-        cost,
-        A_ub=sparse.vstack([below, above, tangents]).tocsr(),
+        np.append(rates, -CHARGE_PRICE),
+        A_ub=sparse.vstack([below, tangents]).tocsr(),
         b_ub=np.concatenate([np.zeros(2 * minutes), offsets]),
-        A_eq=sparse.vstack([balance, stored]).tocsr(),
-        b_eq=np.concatenate([series.demand, start]),
+        A_eq=equal,
+        b_eq=np.concatenate([series.demand, [start], np.zeros(minutes - 1)]),
         bounds=bounds,
         method="highs",
     )
@@ -107,14 +93,35 @@ def perfect_foresight(series: Series, soc: float, params: MicrogridParams | None
             f"({solution.message})."
         )
     x, last = solution.x, float(solution.x[-1])
-    fuel = float(cost[:-1] @ x[:-1])
+    fuel = float(rates @ x[:-1])
     return Foresight(adjusted_fuel(fuel, soc, last), fuel, last, x[:minutes], x[5 * minutes : 6 * minutes])
+
+
+def _rows(minutes: int, params: MicrogridParams) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Balance and stored energy (= right side), loads of the gensets (<= 0), by minute.
+
+    Columns: power, count, wind, charge, discharge, energy after the minute; the last one is the final charge.
+    """
+    engine, efficiency = params.genset, params.battery.efficiency
+    one, none, final = (
+        sparse.identity(minutes, format="csr"),
+        sparse.csr_matrix((minutes, minutes)),
+        sparse.csr_matrix((minutes, 1)),
+    )
+    carry = one - sparse.eye(minutes, k=-1, format="csr")
+    balance = sparse.hstack([one, none, one, -one, one, none, final])
+    charging, discharging = efficiency / 60.0 * one, one / (60.0 * efficiency)
+    stored = sparse.hstack([none, none, none, -charging, discharging, carry, final])
+    largest = engine.rating * engine.overload
+    most = sparse.hstack([one, -largest * one, none, none, none, none, final])
+    least = sparse.hstack([-one, engine.min_power * one, none, none, none, none, final])
+    return sparse.vstack([balance, stored]).tocsr(), sparse.vstack([most, least]).tocsr()
 
 
 def _tangents(minutes: int, params: MicrogridParams) -> tuple[sparse.csr_matrix, Array]:
     """Rows that keep the final charge below its tangents as a (concave) function of the final energy."""
     battery = params.battery
-    points = np.linspace(battery.reserve_band[0], battery.reserve_band[1], 10)
+    points = np.linspace(battery.reserve_band[0], battery.reserve_band[1], 19)
     slopes = 1000.0 / (battery.capacity * (battery.voltage + battery.voltage_slope * points))
     rows = sparse.lil_matrix((len(points), 6 * minutes + 1))
     rows[:, 6 * minutes - 1] = -slopes[:, None]

@@ -140,10 +140,7 @@ class Genset:
 
     def produce(self, power: float, params: GensetParams) -> float:
         """Give ``power`` (kW) for this minute, keep the books, and return what was given: it depends on the status."""
-        if self.status == RUNNING:
-            given = power
-        else:
-            given = params.warm_up_power if self.status == WARM_UP else 0.0
+        given = power if self.status == RUNNING else params.warm_up_power if self.status == WARM_UP else 0.0
         self.power = given
         if self.status in (WARM_UP, RUNNING):
             window = params.average_window

@@ -169,4 +169,3 @@ def charge_of_stopping(params: MicrogridParams, gensets: Sequence[Genset], soc: 
         elif not is_warming:
             return soc
     return soc
-

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saferl.envs.microgrid.action import read_action
-from saferl.envs.microgrid.params import TOLERANCE, MicrogridParams
+from saferl.envs.microgrid.params import TOLERANCE
 from saferl.envs.microgrid.plant import Minute, Plant, dispatch
 
 

@@ -49,9 +49,7 @@ class MicrogridUnit:
     deficit needs it, until the gensets could be stopped without more power than somebody takes.
     """
 
-    def __init__(
-        self, params: MicrogridParams, *, conservativeness: float = 1.0, has_excess_test: bool = True
-    ) -> None:
+    def __init__(self, params: MicrogridParams, *, conservativeness: float = 1.0, has_excess_test: bool = True) -> None:
         """A unit and its children."""
         self.params, self.conservativeness, self.has_excess_test = params, conservativeness, has_excess_test
         self.gensets = GensetGroupUnit(params.genset, params.num_gensets)

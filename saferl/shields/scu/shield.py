@@ -25,7 +25,7 @@ from saferl.envs.microgrid.start import is_safe
 from saferl.errors import ConfigError
 from saferl.shields.base import Ruling, Shield, ShieldData
 from saferl.shields.catalogue import CATALOGUE
-from saferl.shields.protocol import Action, ActionSpec, ShieldContext, ShieldSpec
+from saferl.shields.protocol import Action, ActionSpec, Kind, ShieldContext, ShieldSpec
 from saferl.shields.scu.grid import GridRequest, MicrogridUnit
 
 
@@ -66,15 +66,13 @@ class MicrogridShield(Shield):
             ConfigError: another action space, or a negative conservativeness.
         """
         super().__init__(action_space, time_budget_us=time_budget_us)
-        if self.actions.dim != 2 or (self.actions.low != -1.0).any() or (self.actions.high != 1.0).any():
+        if self.actions.to_dict() != {"low": [-1.0, -1.0], "high": [1.0, 1.0]}:
             raise ConfigError(f"{self.unit} filters two actions in [-1, 1]; got {self.actions}.")
         if not 0.0 <= conservativeness < float("inf"):
             raise ConfigError(f"{self.unit}: conservativeness must be at least 0; got {conservativeness}.")
         self.params = params if params is not None else MicrogridParams()
         self.layout = Layout(self.params)
-        self.root = MicrogridUnit(
-            self.params, conservativeness=conservativeness, has_excess_test=has_excess_test
-        )
+        self.root = MicrogridUnit(self.params, conservativeness=conservativeness, has_excess_test=has_excess_test)
 
     @classmethod
     def for_env(cls, env: Any) -> Self:
@@ -101,8 +99,7 @@ class MicrogridShield(Shield):
                 "Demand and wind stay inside the bounds, and those of the next minute are known.",
                 "The devices are those of the twin, and the sensors are exact.",
                 "The first state is certified.",
-                "Demand beyond what all gensets may give on average lasts no longer than their averages and the battery "
-                "allow.",
+                "Demand above what all gensets may give on average lasts no longer than averages and battery allow.",
             ),
         )
 
@@ -125,7 +122,7 @@ class MicrogridShield(Shield):
             action[0] = write_status(safe.command, sensors.gensets, params)
         if safe.battery != battery:
             action[1] = safe.battery / params.battery.power
-        kind = "replaced" if safe.command != command else "projected"
+        kind: Kind = "replaced" if safe.command != command else "projected"
         return Ruling(action, kind, status=root.reason)
 
     def _fallback(self, obs: Any, context: ShieldContext) -> npt.ArrayLike:

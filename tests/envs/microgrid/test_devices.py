@@ -1,6 +1,7 @@
 """The devices do what their specification says, minute by minute."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -130,8 +131,9 @@ def test_the_limits_of_the_battery_end_at_the_band(soc):
     down, up = largest_discharge(soc, 0.05, BATTERY), largest_charge(soc, 0.95, BATTERY)
     assert next_charge(soc, down, BATTERY) >= 0.05 - 1e-9
     assert next_charge(soc, -up, BATTERY) <= 0.95 + 1e-9
-    assert down == 600.0 or next_charge(soc, down, BATTERY) == pytest.approx(0.05, abs=1e-9)
-    assert up == 600.0 or next_charge(soc, -up, BATTERY) == pytest.approx(0.95, abs=1e-9)
+    # What ends a minute elsewhere is the power, or the current: a sixtieth of the charge.
+    assert down == 600.0 or next_charge(soc, down, BATTERY) == pytest.approx(max(0.05, soc - 1 / 60), abs=1e-9)
+    assert up == 600.0 or next_charge(soc, -up, BATTERY) == pytest.approx(min(0.95, soc + 1 / 60), abs=1e-9)
 
 
 @given(st.floats(0.05, 0.95), st.floats(-500.0, 500.0))
@@ -151,7 +153,7 @@ def test_outside_a_band_the_battery_only_moves_back():
 def test_one_deep_half_cycle_wears_alpha_exp_beta_depth():
     wear, total = Wear(0.2), 0.0
     path = np.linspace(0.2, 0.8, 61).tolist()
-    for old, new in zip(path[:-1], path[1:], strict=True):
+    for old, new in pairwise(path):
         total += wear.update(old, new, BATTERY)
     assert total == pytest.approx(5.0 * math.expm1(0.6))
 
@@ -159,7 +161,7 @@ def test_one_deep_half_cycle_wears_alpha_exp_beta_depth():
 def test_a_small_cycle_inside_a_large_one_is_removed_and_the_large_one_goes_on():
     path = np.concatenate([np.arange(0.2, 0.5, 0.01), np.arange(0.5, 0.4, -0.01), np.arange(0.4, 0.8, 0.01)]).tolist()
     wear, costs = Wear(0.2), []
-    for old, new in zip(path[:-1], path[1:], strict=True):
+    for old, new in pairwise(path):
         costs.append(wear.update(old, new, BATTERY))
     assert wear.points == [0.2]
     # The last steps wear as those of a cycle from 0.2, not from 0.4.
@@ -169,7 +171,7 @@ def test_a_small_cycle_inside_a_large_one_is_removed_and_the_large_one_goes_on()
 @given(st.lists(st.floats(0.05, 0.95), min_size=2, max_size=60))
 def test_wear_is_never_negative_and_survives_its_data(path):
     wear = Wear(path[0])
-    for old, new in zip(path[:-1], path[1:], strict=True):
+    for old, new in pairwise(path):
         copy = Wear.from_dict(wear.to_dict())
         cost = wear.update(old, new, BATTERY)
         assert cost >= 0.0
