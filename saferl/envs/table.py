@@ -62,8 +62,8 @@ _MICROGRID_HEAD = """
 
 A [remote grid](environments.md#the-microgrid) of two gensets, a battery, a wind turbine and a demand, a step per
 minute, a day per episode, *fixed*. Costs are 0 or 1 per minute (starts, breaches and wear are counted); the budgets
-are per day. Without `--budget` only `deficit` and `excess` are constrained. Costs in **bold** come with a signed margin in kW
-(`soc_band`: in the charge).
+are per day. Without `--budget` only `deficit` and `excess` are constrained. Costs in **bold** come with a signed margin
+in kW (`soc_band`: in the charge).
 
 | Id | Observations | Actions | Budgets | Horizon | Task |
 |---|---|---|---|---|---|

@@ -14,6 +14,7 @@ class MicrogridTwin:
     """Devices, dispatcher, and the demand and wind of the next minute.
 
     Example:
+        >>> from saferl.envs.microgrid import MicrogridParams
         >>> from saferl.envs.microgrid.genset import RUNNING, Genset
         >>> plant = Plant(MicrogridParams(), [Genset(RUNNING, t_run=31), Genset()], soc=0.5)
         >>> twin = MicrogridTwin(plant, demand=300.0, wind=0.0)

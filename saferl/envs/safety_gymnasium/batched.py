@@ -18,6 +18,7 @@ from saferl.envs.safety_gymnasium.batch_costs import CostBatch
 from saferl.envs.safety_gymnasium.batch_tasks import FAMILIES, ButtonBatch
 from saferl.envs.safety_gymnasium.navigation import SEEDS, NavigationEnv
 from saferl.envs.safety_gymnasium.observation import Observer
+from saferl.envs.safety_gymnasium.privileged import PrivilegedReader
 from saferl.envs.safety_gymnasium.worlds import WorldMaker
 from saferl.envs.simulations import Simulations
 from saferl.envs.state import (
@@ -71,6 +72,7 @@ class NavigationBatch(SimulationBatch):
         self._task = FAMILIES[family](maker, num_envs)
         self._costs = CostBatch(maker, self._task)
         self._observer = Observer(task, maker.model)
+        self._reader = PrivilegedReader(task, maker.model)
         self._can_die = maker.agent.__class__.__name__ == "Ant"
         self._needs_velocity = family == "Circle"
         self._reward_clip = task.reward_conf.reward_clip
@@ -189,6 +191,11 @@ class NavigationBatch(SimulationBatch):
     def _observe(self, rows: Any) -> Array:
         hidden = self._task.timer[rows] != 0 if isinstance(self._task, ButtonBatch) else None
         return self._observer.observe(self._read(rows), hidden)
+
+    def privileged_state(self, row: int) -> dict[str, Any]:
+        """Where the agent and the obstacles of environment ``row`` are now, as its single environment says it."""
+        fields = self.simulations.fields
+        return self._reader.read(fields["xpos"][row], fields["agent_mat"][row], fields["sensors"][row])
 
     def _begin(self, row: int, seed: int | None) -> None:
         if seed is None or seed >= SEEDS:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from saferl.envs.safety_gymnasium import compat
 from saferl.envs.safety_gymnasium.margins import margins_of
+from saferl.envs.safety_gymnasium.privileged import PrivilegedReader
 from saferl.envs.safety_gymnasium.snapshot import get_builder_state, set_builder_state
 from saferl.envs.state import State, generator_state, new_generator
 from saferl.envs.velocity import require_valid_simulation
@@ -114,6 +115,7 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
             self._builder.task.num_steps = max_episode_steps
         self._cost_keys: dict[str, str] = {}  # by name; complete after a reset
         self._layout_seed: int | None = None
+        self._reader: tuple[Any, PrivilegedReader] | None = None
         self.observation_space = self._builder.observation_space
         self.action_space = self._builder.action_space
 
@@ -160,6 +162,20 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         margins = margins_of(builder.task, costs)
         info = {"cost": costs["cost"], "costs": costs, "margins": margins, "goal_met": goal_met}
         return obs, float(reward), bool(terminated), bool(truncated), info
+
+    def privileged_state(self) -> dict[str, Any]:
+        """Where the agent and the obstacles are now; see :meth:`.privileged.PrivilegedReader.read`.
+
+        Raises:
+            ResetNeeded: there was no reset yet.
+        """
+        task = self._builder.task
+        if task.model is None:
+            raise gymnasium.error.ResetNeeded(f"{self.env_id}: nothing has a place yet; call reset first.")
+        if self._reader is None or self._reader[0] is not task.model:  # each layout is a model of its own
+            self._reader = task.model, PrivilegedReader(task, task.model)
+        data = task.data
+        return self._reader[1].read(data.xpos, data.body("agent").xmat, data.sensordata)
 
     def get_state(self) -> State:
         """Everything that decides how the env goes on, in this env or in another one of the same id and time limit."""
