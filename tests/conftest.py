@@ -1,4 +1,4 @@
-"""One thread per test process; ``toy_envs``, ``shielded_point`` and ``command_line`` importable by name, also in worker processes."""
+"""One thread per test process; helper modules of the tests importable by name, also in worker processes."""
 
 import os
 import sys
