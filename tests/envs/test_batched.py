@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import saferl
-from saferl.envs.catalogue import CONTROL_SPECS, SIMULATED_SPECS, SPECS
+from saferl.envs.catalogue import CONTROL_SPECS, MICROGRID_SPECS, SIMULATED_SPECS, SPECS
 from saferl.envs.safety_gymnasium import compat
 from saferl.envs.state import get_state, set_state
 from saferl.errors import ConfigError, EnvContractError
@@ -342,8 +342,8 @@ def test_what_has_no_batched_version_is_refused_where_it_is_demanded(env_id, kwa
     assert type(saferl.make_vec(env_id, 1, **kwargs)).__name__ == "CostVectorEnv"
 
 
-def test_auto_is_batched_for_every_task_of_the_catalogue_but_the_control_tasks():
-    assert all(spec.batched for spec in SPECS if spec not in CONTROL_SPECS)
+def test_auto_is_batched_for_every_task_of_the_catalogue_but_control_tasks_and_microgrid():
+    assert all(spec.batched for spec in SPECS if spec not in (*CONTROL_SPECS, *MICROGRID_SPECS))
     for env_id in [*itertools.islice(BY_ID, 0, None, 20), "ParadoxA-v0"]:
         envs = saferl.make_vec(env_id, 2)
         assert type(envs).__name__ == "BatchedVectorEnv"
