@@ -10,6 +10,7 @@ SaferlError
 ├── CostError             an env gave a missing, NaN or infinite cost                          (CLI exit code 1)
 ├── EnvContractError      an env breaks the contract in another way
 ├── ArtefactError         an artefact folder is incomplete, changed or from a newer version
+├── DataError             a data set cannot be read or used as it is
 ├── RunFolderError        a run or evaluation folder cannot be read or written
 └── TrainingError         training could not go on (non-finite loss, no episode ended, ...)
 ```
@@ -91,6 +92,7 @@ _EXTRA_OF = {
     "cloudpickle": ("cloudpickle", "train"),
     "dm_control": ("dm-control", "control"),
     "gymnasium": ("gymnasium", "train"),
+    "h5py": ("h5py", "train"),
     "jinja2": ("jinja2", "report"),
     "matplotlib": ("matplotlib", "report"),
     "mujoco": ("mujoco", "train"),
@@ -119,6 +121,10 @@ class EnvContractError(SaferlError):
 
 class ArtefactError(SaferlError):
     """A policy artefact is incomplete, changed, or from a newer major version."""
+
+
+class DataError(SaferlError):
+    """A data set that cannot be read or used as it is."""
 
 
 class RunFolderError(SaferlError):

@@ -1,7 +1,8 @@
 """Days of the microgrid: what each policy burns, with and without the shield, against who knows the day.
 
-Every policy sees the same days. Fuel is compared with the charge priced (:mod:`saferl.envs.microgrid.foresight`). The
-share of the gap is ``sum(realistic - policy) / sum(realistic - foresight)`` over the days, where realistic is the
+Every policy sees the same days. Fuel is compared with the charge priced (:mod:`saferl.envs.microgrid.foresight`). A
+trained policy samples its actions, as it did in training; its mean actions behind the shield have a row of their own.
+The share of the gap is ``sum(realistic - policy) / sum(realistic - foresight)`` over the days, where realistic is the
 operator without a shield; its interval is a bootstrap over days, which keeps each day's three numbers together.
 """
 
@@ -78,30 +79,28 @@ def bench_microgrid(
     *,
     days: int = 30,
     series: Sequence[str] = ("synthetic", "adversarial"),
-    policies: Mapping[str, Path] | None = None,
+    runs: Mapping[str, Path] | None = None,
     soc: float = 0.2,
     first_seed: int = FIRST_SEED,
-    deterministic: bool = True,
     jobs: int = 1,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Every baseline, and the given policies behind the shield and without it, on the same days.
+    """Every baseline, and the given runs behind the shield and without it, on the same days.
 
     Args:
         days: Per series, at least 2.
         series: Kinds of days.
-        policies: Artefacts or run folders by the name that they have in the table.
+        runs: Run folders or artefacts by the name that they have in the table.
         soc: Charge at 07:00, when the days begin.
         first_seed: Of the first day.
-        deterministic: Whether the policies take their mean action.
         jobs: Processes.
         report: Told of every finished day.
 
     Raises:
-        ConfigError: fewer than two days or one job.
-        UnknownNameError: an unknown kind of days, or a policy with the name of a baseline.
+        ConfigError: fewer than two days or one job, or a run with the name of a baseline.
+        UnknownNameError: an unknown kind of days.
     """
-    chosen = dict(policies or {})
+    chosen = dict(runs or {})
     if days < 2 or jobs < 1:
         raise ConfigError(f"The benchmark needs at least 2 days and 1 job; got {days} and {jobs}.")
     for name in series:
@@ -109,10 +108,10 @@ def bench_microgrid(
             raise UnknownNameError("series of the microgrid", name, SERIES)
     taken = sorted(set(chosen) & set(BASELINES))
     if taken:
-        raise ConfigError(f"Names of policies must not be those of baselines; got {taken[0]!r}. Choose another.")
+        raise ConfigError(f"Names of runs must not be those of baselines; got {taken[0]!r}. Choose another.")
     start = time.perf_counter()
     sources = tuple((name, str(path)) for name, path in chosen.items())
-    tasks = [(name, first_seed + day, soc, sources, deterministic) for name in series for day in range(days)]
+    tasks = [(name, first_seed + day, soc, sources) for name in series for day in range(days)]
     done = {(task[0], task[1]): found for task, found in _run(tasks, jobs, report)}
     tables = {}
     for name in series:
@@ -122,8 +121,7 @@ def bench_microgrid(
         "days": days,
         "first_seed": first_seed,
         "charge_at_start": soc,
-        "deterministic": deterministic,
-        "policies": {name: str(path) for name, path in chosen.items()},
+        "runs": {name: _provenance(str(path)) for name, path in chosen.items()},
         "series": tables,
         "seconds": round(time.perf_counter() - start, 1),
         "machine": machine(),
@@ -131,7 +129,7 @@ def bench_microgrid(
     }
 
 
-Task = tuple[str, int, float, tuple[tuple[str, str], ...], bool]
+Task = tuple[str, int, float, tuple[tuple[str, str], ...]]
 Found = dict[str, Any]
 
 
@@ -152,17 +150,21 @@ def _run(tasks: Sequence[Task], jobs: int, report: Callable[[str], None]) -> lis
 
 def run_day(task: Task) -> Found:
     """All policies on one day: ``foresight`` (litres) and ``records`` by name."""
-    series, seed, soc, sources, deterministic = task
+    series, seed, soc, sources = task
     env = Microgrid(series=series, start="evaluation", soc=soc)
     env.reset(seed=seed)
     day = Series(env.day.demand[1 : DAY + 1], env.day.wind[1 : DAY + 1])
     shield = MicrogridShield.for_env(env)
     records = {}
-    for name in (*BASELINES, *(name for name, _ in sources)):
-        policy = _load(dict(sources)[name]) if name not in BASELINES else baseline(name, seed=seed)
-        records[f"{name}, shield"] = asdict(_episode(env, policy, shield, seed, deterministic))
-        if name in UNSHIELDED or name not in BASELINES:
-            records[f"{name}, no shield"] = asdict(_episode(env, policy, None, seed, deterministic))
+    for name in BASELINES:
+        records[f"{name}, shield"] = asdict(_episode(env, baseline(name, seed=seed), shield, seed))
+        if name in UNSHIELDED:
+            records[f"{name}, no shield"] = asdict(_episode(env, baseline(name, seed=seed), None, seed))
+    for name, path in sources:
+        policy = _load(path)
+        records[f"{name}, shield"] = asdict(_episode(env, policy, shield, seed, is_sampled=True))
+        records[f"{name}, no shield"] = asdict(_episode(env, policy, None, seed, is_sampled=True))
+        records[f"{name} (mean actions), shield"] = asdict(_episode(env, policy, shield, seed))
     return {"foresight": perfect_foresight(day, soc, env.params).adjusted_fuel, "records": records}
 
 
@@ -173,15 +175,27 @@ def _load(path: str) -> Any:
     return load(path)
 
 
-def _episode(env: Microgrid, policy: Any, shield: MicrogridShield | None, seed: int, deterministic: bool) -> DayRecord:
+def _provenance(path: str) -> dict[str, Any]:
+    """What a run says of itself."""
+    said = _load(path).provenance
+    return {key: said[key] for key in ("solver", "env", "env_kwargs", "seed", "steps", "trained_for") if key in said}
+
+
+def _episode(
+    env: Microgrid, policy: Any, shield: MicrogridShield | None, seed: int, *, is_sampled: bool = False
+) -> DayRecord:
     obs, info = env.reset(seed=seed)
     first, state, starts = float(info["soc"]), None, np.ones(1, dtype=np.bool_)
     sums, charges, times = dict.fromkeys(("fuel", "unmet"), 0.0), [first], []
     costs: dict[str, float] = {}
     overrides = command_overrides = 0
+    generators = [np.random.default_rng(seed)]
     is_over = False
     while not is_over:
-        action, state = policy.predict(obs[None], state, starts, deterministic)
+        if is_sampled:
+            action = policy.sample(obs[None], generators)
+        else:
+            action, state = policy.predict(obs[None], state, starts, deterministic=True)
         executed, starts = action[0], np.zeros(1, dtype=np.bool_)
         if shield is not None:
             decision = shield.filter(obs, executed)

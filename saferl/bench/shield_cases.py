@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from saferl.bench.shields import ShieldCaseToTime
+from saferl.shields.backup_rollout import BackupRolloutShield
 from saferl.shields.barriers import BrakingBarrier, LinearDynamics, QuadraticBarrier, affine, distance
 from saferl.shields.bounds import Bounds
 from saferl.shields.cbf_qp import CBFQPShield, Condition
 from saferl.shields.critic import CriticConfig, CriticShield
+from saferl.shields.mpsc import LinearModel, MPSCShield
 from saferl.shields.networks import Network
 from saferl.shields.protocol import ActionSpec
 from saferl.shields.safety_layer import SafetyLayer
+from saferl.shields.twins import AtRest, Brake, DoubleIntegratorTwin, brake_actions
 
 Array = npt.NDArray[np.float64]
 
@@ -76,6 +79,40 @@ def _critic(mode: Any) -> ShieldCaseToTime:
     drawn = CriticShield(_SQUARE, critics).risk(np.zeros(20), _uniform(2))
     config = CriticConfig(mode=mode, eps=float(np.median(drawn)))
     return _case(CriticShield(_SQUARE, critics, config), 0.3 * _uniform(20))
+
+
+def mpsc() -> ShieldCaseToTime:
+    """MPSC, double integrator, N = 20, certified states."""
+    dt = 0.1
+    model = LinearModel.with_box(
+        [[1.0, dt], [0.0, 1.0]], [[dt * dt / 2.0], [dt]], w_max=[1e-3, 5e-3], low=[-1.0, -2.0], high=[1.0, 2.0]
+    )
+    shield = MPSCShield(ActionSpec.box([-1.0], [1.0]), model)
+    drawn = np.array([1.0, 1.5]) * _uniform(2)
+    return _case(shield, drawn[[shield.certifies(state) for state in drawn]])
+
+
+def backup_rollout() -> ShieldCaseToTime:
+    """Backup rollout, double integrator that brakes, bisection, certified states."""
+    shield = BackupRolloutShield(brake_actions(), DoubleIntegratorTwin(), Brake(), terminal=AtRest(), horizon=50)
+    drawn = np.array([1.0, 1.5]) * _uniform(2)[: _STATES // 4]
+    return _case(shield, drawn[[shield.certifies(state) for state in drawn]])
+
+
+def scu_microgrid() -> ShieldCaseToTime:
+    """SCU, microgrid, a day of extreme demand and wind, random requests and "stop, discharge" in turn."""
+    from saferl.envs.microgrid.baselines import baseline
+    from saferl.envs.microgrid.env import Microgrid
+    from saferl.shields.scu import MicrogridShield
+
+    env = Microgrid(series="adversarial", start="evaluation", soc=0.2)
+    shield, lazy, generator = MicrogridShield.for_env(env), baseline("lazy"), np.random.default_rng(0)
+    seen, proposals = [env.reset(seed=0)[0]], []
+    for minute in range(env.time_limit):
+        asked = lazy.predict(seen[-1])[0].astype(np.float64)
+        proposals.append(asked if minute % 2 else generator.uniform(-1.0, 1.0, 2))
+        seen.append(env.step(shield.filter(seen[-1], asked).action)[0])
+    return ShieldCaseToTime(shield, seen[:-1], proposals)
 
 
 def _points(barriers: Sequence[QuadraticBarrier]) -> CBFQPShield:

@@ -49,6 +49,9 @@ CASES: dict[str, str] = {
     "safety_layer": "saferl.bench.shield_cases:safety_layer",
     "critic_project": "saferl.bench.shield_cases:critic_project",
     "critic_resample": "saferl.bench.shield_cases:critic_resample",
+    "mpsc": "saferl.bench.shield_cases:mpsc",
+    "backup_rollout": "saferl.bench.shield_cases:backup_rollout",
+    "scu_microgrid": "saferl.bench.shield_cases:scu_microgrid",
 }
 """Import path of a function that gives a :class:`ShieldCaseToTime`, by name; the first line of its docstring is shown.
 

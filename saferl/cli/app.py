@@ -62,6 +62,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _load_commands() -> Any:
     """Import the modules that register commands (each loads what it needs only when it runs)."""
-    from saferl.cli import bench, bench_microgrid, bench_reload, check, evaluate, listing, quickstart, report, train
+    from saferl.cli import (
+        bench,
+        bench_microgrid,
+        bench_offline,
+        bench_reload,
+        check,
+        collect,
+        evaluate,
+        listing,
+        quickstart,
+        report,
+        train,
+    )
 
-    return bench, bench_microgrid, bench_reload, check, evaluate, listing, quickstart, report, train
+    return bench, bench_microgrid, bench_offline, bench_reload, check, collect, evaluate, listing, quickstart, report, train

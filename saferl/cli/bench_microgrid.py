@@ -12,18 +12,17 @@ from saferl.cli.console import print_rows
 from saferl.errors import UsageError
 
 
-@bench_app.command(epilog="Example: saferl bench microgrid --days 30 --policy ppo=runs/microgrid --json microgrid.json")
+@bench_app.command(epilog="Example: saferl bench microgrid --days 30 --run ppo=runs/microgrid --json microgrid.json")
 def microgrid(
     days: Annotated[int, typer.Option(help="Days per series.")] = 30,
     series: Annotated[
         list[str] | None, typer.Option(help="synthetic, adversarial (repeatable). Default: both.")
     ] = None,
-    policy: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER: a run or an artefact to show as well (repeatable).")
+    run: Annotated[
+        list[str] | None, typer.Option(help="FOLDER or NAME=FOLDER: a trained run to show as well (repeatable).")
     ] = None,
     soc: Annotated[float, typer.Option(help="Charge of the battery at the start of a day.")] = 0.2,
     first_seed: Annotated[int, typer.Option(help="Seed of the first day; one per day follows.")] = 50_000,
-    stochastic: Annotated[bool, typer.Option("--stochastic", help="Sample the actions of the policies.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     json: Json = None,
 ) -> None:
@@ -37,10 +36,9 @@ def microgrid(
     result = bench_microgrid(
         days=days,
         series=tuple(series or ("synthetic", "adversarial")),
-        policies=_policies(policy or []),
+        runs=_runs(run or []),
         soc=soc,
         first_seed=first_seed,
-        deterministic=not stochastic,
         jobs=jobs,
         report=report_line,
     )
@@ -74,12 +72,14 @@ def _rows(table: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _policies(values: list[str]) -> dict[str, Path]:
-    """The policies that ``NAME=FOLDER`` name."""
-    found = {}
+def _runs(values: list[str]) -> dict[str, Path]:
+    """The runs that ``FOLDER`` or ``NAME=FOLDER`` name; without a name they are called like their folder."""
+    found: dict[str, Path] = {}
     for value in values:
         name, sign, folder = value.partition("=")
-        if not (name and sign and folder):
-            raise UsageError(f"--policy must be NAME=FOLDER; got {value!r}.")
-        found[name] = Path(folder)
+        path = Path(folder if sign else value)
+        name = name if sign else path.resolve().name
+        if not name or name in found or (sign and not folder):
+            raise UsageError(f"--run must be FOLDER or NAME=FOLDER, each name once; got {value!r}.")
+        found[name] = path
     return found

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,21 @@ class MotionModel:
             after,
             heading,
             self.alpha * turn_rate + self.beta * r,
+        )
+
+    def repeat(self, steps: int) -> MotionModel:
+        """The model of ``steps`` control steps with one input; exact but for turning while they last."""
+        rates = (1.0 - self.alpha ** np.arange(steps + 1)) / (1.0 - self.alpha)
+        return replace(
+            self,
+            dt=self.dt * steps,
+            a=self.a**steps,
+            b=self.b * (1.0 - self.a**steps) / (1.0 - self.a),
+            g=self.g**steps,
+            alpha=self.alpha**steps,
+            beta=self.beta * float(rates[-1]),
+            gamma=self.gamma * float(rates[-1]),
+            delta=steps * self.delta + self.gamma * self.beta * float(rates[:-1].sum()),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Per minute: power of the gensets, how many are on (in [0, n], not whole), wind, charging, discharging and energy in the
 battery; supply equals demand. Every simplification is in favour of the program, so that no controller beats it:
 gensets start and stop at will and in parts and may use their overload all day, averages and minimum run times do not
-bind, the battery has its converter's losses only. The battery stays in its normal band.
+bind, the battery has its converter's losses only and may use its reserve band.
 
 Days end with different charges, so fuel is compared as ``fuel + 150 l (charge at the start - charge at the end)``;
 150 l is what a full battery holds at the fuel of a well-loaded genset. The charge of an energy is bounded by tangents.
@@ -67,7 +67,7 @@ def perfect_foresight(series: Series, soc: float, params: MicrogridParams | None
     engine, battery, minutes = params.genset, params.battery, len(series.demand)
     start = stored_energy(soc, battery)
     rates = np.repeat([engine.fuel_slope, engine.fuel_idle, 0.0, 0.0, 0.0, 0.0], minutes) / 60.0
-    low, high = (stored_energy(end, battery) for end in battery.normal_band)
+    low, high = (stored_energy(end, battery) for end in battery.reserve_band)
     bounds = [
         *[(0.0, None)] * minutes,
         *[(0.0, params.num_gensets)] * minutes,

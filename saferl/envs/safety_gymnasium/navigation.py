@@ -177,6 +177,32 @@ class NavigationEnv(gymnasium.Env[Array, Array]):
         data = task.data
         return self._reader[1].read(data.xpos, data.body("agent").xmat, data.sensordata)
 
+    def lidar_layout(self, kind: str) -> dict[str, Any]:
+        """Where observations hold what a shield needs to see ``kind`` with the lidar.
+
+        Returns:
+            ``velocimeter``, ``gyro`` and ``lidar``, the first entry of each; ``bins`` of the lidar and its ``reach``,
+            and the ``radius`` of the objects, in m.
+
+        Raises:
+            ConfigError: the task shows no such objects.
+        """
+        task = self._builder.task
+        starts, start = {}, 0
+        for name, box in task.obs_info.obs_space_dict.spaces.items():
+            starts[name], start = start, start + int(np.prod(box.shape))
+        if f"{kind}_lidar" not in starts:
+            raise ConfigError(f"{self.env_id} has no lidar that shows {kind}; it observes {', '.join(starts)}.")
+        radius = next(float(thing.size) for thing in task._obstacles if thing.name == kind)
+        return {
+            "velocimeter": starts["velocimeter"],
+            "gyro": starts["gyro"],
+            "lidar": starts[f"{kind}_lidar"],
+            "bins": int(task.lidar_conf.num_bins),
+            "reach": float(task.lidar_conf.max_dist),
+            "radius": radius,
+        }
+
     def get_state(self) -> State:
         """Everything that decides how the env goes on, in this env or in another one of the same id and time limit."""
         return {
