@@ -29,6 +29,12 @@ SHORTER = [
     ("learn(20_000", "learn(3_200"),
     ("eval_freq=1_000", "eval_freq=300"),
     ("gradient_steps=4", "gradient_steps=1"),
+    ("--steps 100000", "--steps 2000 --set num_envs=2"),
+    ("--steps 1500000", "--steps 2000 --set num_envs=2"),
+    ("Microgrid-v0 --", "Microgrid-v0 --set validation_share=0 --"),
+    ("--days 30", "--days 2 --series synthetic"),
+    ("runs/bare --episodes 16", "runs/bare --episodes 2"),
+    ("scu_microgrid --episodes 16", "scu_microgrid --episodes 2"),
 ]
 
 
@@ -48,10 +54,10 @@ def run_command(words, capture):
     assert not stop.value.code, (words, capture.readouterr())
 
 
-def follow(folder, capture):
+def follow(folder, capture, tutorial=TUTORIAL):
     """Save or run every block of the tutorial; what was printed, by command or file."""
     printed = {}
-    for name, block in BLOCK.findall(TUTORIAL.read_text(encoding="utf-8")):
+    for name, block in BLOCK.findall(tutorial.read_text(encoding="utf-8")):
         text = block
         for long, short in SHORTER:
             text = text.replace(long, short)
@@ -88,6 +94,17 @@ def test_every_command_of_the_tutorial_works_and_leaves_what_it_says(tmp_path, c
         assert name == "cart" or {entry["verdict"] for entry in entries.values()} == {"undecided"}
     verdict = "'(satisfied|violated|undecided)'"
     assert re.fullmatch(rf"\{{'off_centre': {verdict}, 'fast': {verdict}\}}\n", printed["from_python.py"])
+
+
+def test_every_command_of_the_tutorial_of_the_microgrid_works(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    follow(tmp_path, capsys, TUTORIALS / "microgrid.md")
+    shielded = json.loads((tmp_path / "eval/grid/summary.json").read_text())
+    assert shielded["constraints"]["deficit"]["mean"] == 0.0
+    assert (tmp_path / "eval/grid-unshielded/summary.json").exists()
+    days = json.loads((tmp_path / "microgrid.json").read_text())["series"]["synthetic"]["by_day"]
+    assert [day["records"]["microgrid, shield"]["deficit"] for day in days] == [0, 0]
+    assert "deficit" in (tmp_path / "report.html").read_text()
 
 
 def test_every_script_of_the_tutorial_for_stable_baselines3_works(tmp_path, capsys, monkeypatch):
