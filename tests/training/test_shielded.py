@@ -284,7 +284,7 @@ def trained_behind_the_wall(seed, budgets):
 def test_with_the_channel_the_bare_policy_becomes_safe_and_without_it_does_not(seed):
     """The reason for the channel: a shield hides every cost, the multiplier stays 0, and nothing is learned of it.
 
-    Seen: 11.8 violating steps of 20 without the channel; 0.66 and 0.30 (seeds 0 and 1) with it.
+    Seen: 11.8 violating steps of 20 without the channel (seed 0, 15,000 steps); 0.66 and 0.30 with it (seeds 0 and 1).
     """
     hidden, multipliers = trained_behind_the_wall(seed, None)
     assert multipliers == [0.0]
