@@ -66,6 +66,7 @@ def _load_commands() -> Any:
         bench,
         bench_microgrid,
         bench_offline,
+        bench_point_robot,
         bench_reload,
         check,
         collect,
@@ -76,4 +77,5 @@ def _load_commands() -> Any:
         train,
     )
 
-    return bench, bench_microgrid, bench_offline, bench_reload, check, collect, evaluate, listing, quickstart, report, train
+    modules = (bench, bench_microgrid, bench_offline, bench_point_robot, bench_reload, check, collect, evaluate)
+    return *modules, listing, quickstart, report, train

@@ -3,7 +3,7 @@
 The budgets of simulated tasks are those of the published benchmarks: an expected cost of at most 25 per episode. Those
 of the control tasks lie half-way between a careless and a careful policy (:mod:`saferl.envs.control_tasks`). The
 tabular ones are finite CMDPs with known optima (:mod:`saferl.envs.tabular.instances`); their budgets bind. Those of
-the microgrid are minutes, and starts, per day.
+the microgrid are minutes, and starts, per day. That of PointRobot is steps inside a hazard per episode.
 """
 
 from __future__ import annotations
@@ -248,5 +248,18 @@ MICROGRID_SPECS: tuple[EnvSpec, ...] = (
 )
 """The remote microgrid."""
 
-SPECS: tuple[EnvSpec, ...] = SIMULATED_SPECS + CONTROL_SPECS + TABULAR_SPECS + MICROGRID_SPECS
+POINT_ROBOT_SPECS: tuple[EnvSpec, ...] = (
+    EnvSpec(
+        id="PointRobot-v0",
+        factory="saferl.envs.point_robot.env:make_point_robot",
+        constraints=ConstraintSet([Constraint("cost", 5.0, max_step_cost=1.0)]),
+        horizon=300,
+        summary="A point with inertia drives to a goal past two hazards; a step that ends inside one costs 1.",
+        batched="saferl.envs.point_robot.batch:PointRobotBatch",
+        requires=("gymnasium",),
+    ),
+)
+"""The small task whose avoidable set is known."""
+
+SPECS: tuple[EnvSpec, ...] = SIMULATED_SPECS + CONTROL_SPECS + TABULAR_SPECS + MICROGRID_SPECS + POINT_ROBOT_SPECS
 """One entry per environment id."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from saferl.envs.catalogue import CONTROL_SPECS, MICROGRID_SPECS, SIMULATED_SPECS, TABULAR_SPECS
+from saferl.envs.catalogue import CONTROL_SPECS, MICROGRID_SPECS, POINT_ROBOT_SPECS, SIMULATED_SPECS, TABULAR_SPECS
 from saferl.envs.control_tasks import CONTROL_TASKS
 from saferl.envs.core import make
 from saferl.envs.spec import EnvSpec
@@ -68,6 +68,16 @@ in kW (`soc_band`: in the charge).
 | Id | Observations | Actions | Budgets | Horizon | Task |
 |---|---|---|---|---|---|
 """
+_POINT_ROBOT_HEAD = """
+## PointRobot
+
+A [small task](environments.md#pointrobot) whose avoidable set is known: from which states some control never enters a
+hazard. The cost is 1 for a step that ends inside one, its margin the depth in metres; an episode ends at the goal or
+beyond the arena.
+
+| Id | Observations | Actions | Budgets | Horizon | Task |
+|---|---|---|---|---|---|
+"""
 
 
 def tasks_table() -> str:
@@ -78,13 +88,14 @@ def tasks_table() -> str:
         for head, row, specs in (
             *parts,
             (_TABULAR_HEAD, tabular_row_of, TABULAR_SPECS),
-            (_MICROGRID_HEAD, microgrid_row_of, MICROGRID_SPECS),
+            (_MICROGRID_HEAD, budgets_row_of, MICROGRID_SPECS),
+            (_POINT_ROBOT_HEAD, budgets_row_of, POINT_ROBOT_SPECS),
         )
     )
 
 
-def microgrid_row_of(spec: EnvSpec) -> str:
-    """One row of the table of the microgrid; the environment is made and takes one step."""
+def budgets_row_of(spec: EnvSpec) -> str:
+    """One row with the budgets of every cost; the environment is made and takes one step."""
     cells = row_of(spec).strip("| ").split(" | ")
     names = zip(cells[3].split(", "), spec.constraints, strict=True)
     cells[3] = ", ".join(f"{name} <= {constraint.budget:g}" for name, constraint in names)
