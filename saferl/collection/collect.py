@@ -24,9 +24,8 @@ import numpy as np
 
 from saferl.collection.grid import thin
 from saferl.collection.plan import Plan, find_plan
-from saferl.collection.work import Agents, Scripted, UniformActions, read_progress, read_shards
+from saferl.collection.work import Agents, Scripted, UniformActions, constraints_of, read_progress, read_shards
 from saferl.data import Dataset, DatasetMetadata, write_dsrl
-from saferl.envs.core import find_spec
 from saferl.errors import ConfigError, RunFolderError
 from saferl.evaluation.summary import versions
 from saferl.storage import only_writer, read_json, write_json
@@ -166,7 +165,7 @@ def _run(units: list[Agents | Scripted | UniformActions], jobs: int, work: Path,
                     report(min(read_progress(work), total), total)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(getattr(pool, "_processes", {}).values()):
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
             raise
 
@@ -174,9 +173,8 @@ def _run(units: list[Agents | Scripted | UniformActions], jobs: int, work: Path,
 def _merge(work: Path, request: Mapping[str, Any], plan: Plan) -> tuple[Dataset, int]:
     """One data set of all shards, thinned."""
     arrays, behaviours = read_shards(work)
-    spec = find_spec(request["env"])
-    names = spec.constraints.names if spec is not None else read_json(work / "names.json", what="Names of costs")
-    everything = Dataset.from_arrays(**arrays, cost_names=tuple(names))
+    constraints = constraints_of(request["env"], request["env_kwargs"])
+    everything = Dataset.from_arrays(**arrays, cost_names=constraints.names)
     generator = np.random.default_rng([request["seed"], 1])
     kept = thin(everything.returns(), everything.cost_returns()[:, 0], request["episodes"], generator)
     metadata = DatasetMetadata(
@@ -184,7 +182,7 @@ def _merge(work: Path, request: Mapping[str, Any], plan: Plan) -> tuple[Dataset,
         env_kwargs=request["env_kwargs"],
         versions=versions(),
         seeds=(request["seed"],),
-        budgets={} if spec is None else {c.name: c.budget for c in spec.constraints},
+        budgets={c.name: c.budget for c in constraints},
         behaviours=tuple(behaviours[index] for index in kept),
         note=f"collected by plan {plan.name}; {len(behaviours)} episodes thinned to {len(kept)}",
     )

@@ -13,7 +13,8 @@ import torch as th
 
 from saferl.collection.episodes import Act, Arrays, noisy, record_episodes, require_box, uniform
 from saferl.collection.plan import Agent
-from saferl.envs.core import find_spec
+from saferl.constraints import ConstraintSet
+from saferl.envs.core import find_spec, make
 from saferl.envs.vector import make_vec
 from saferl.errors import RunFolderError
 from saferl.policy.artefact import load
@@ -159,8 +160,7 @@ class Agents(_Unit):
         recipe = find_recipe(self.env_id)
         base = recipe.options_for(agent.solver) if recipe is not None else {}
         options, settings = split_assignments([], SOLVERS.load(agent.solver).config_class, {**base, **agent.options})
-        spec = find_spec(self.env_id)
-        names = spec.constraints.names if spec is not None else ("cost",)
+        names = constraints_of(self.env_id, self.env_kwargs).names
         train(
             agent.solver,
             self.env_id,
@@ -174,6 +174,15 @@ class Agents(_Unit):
             init_from=previous,
             progress=progress,
         )
+
+
+def constraints_of(env_id: str, env_kwargs: Mapping[str, Any]) -> ConstraintSet:
+    """The constraints that an environment has by default."""
+    env = make(env_id, **env_kwargs)
+    try:
+        return env.constraints
+    finally:
+        env.close()
 
 
 def write_shard(work: Path, name: str, behaviour: str, arrays: Arrays, *, labels: Any = None) -> None:
