@@ -8,12 +8,16 @@ import pytest
 
 import saferl
 from saferl.constraints import KINDS
+from saferl.data import write_dsrl
 from saferl.envs.catalogue import CONTROL_SPECS, SIMULATED_SPECS, TABULAR_SPECS
 from saferl.envs.table import control_row_of, row_of, tabular_row_of
 from saferl.shields.catalogue import CATALOGUE
 from saferl.shields.protocol import GUARANTEES
 from saferl.shields.protocol import KINDS as KINDS_OF_DECISIONS
 from saferl.solvers import SOLVERS
+from saferl.solvers.catalogue import CATALOGUE as SOLVER_FACTS
+from saferl.solvers.catalogue import ONLINE
+from saferl.testing.offline_checker import small_data
 from saferl.training import RunSettings
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -88,7 +92,7 @@ def test_every_logged_column_is_explained_and_every_explained_one_is_logged(tmp_
         name
         for row in rows(DOCS / "metrics.md")
         for name in row[0].replace(" ", "").split(",")
-        if re.fullmatch(r"[a-z]+/\S+", name)
+        if re.fullmatch(r"[a-z_]+/\S+", name)
     }
     logged = set()
     more = {
@@ -96,7 +100,7 @@ def test_every_logged_column_is_explained_and_every_explained_one_is_logged(tmp_
         "cat": {"negative_rewards": "positive_part_only"},
         "reload_offpolicy": {"dual_min_episodes": 1, "learning_starts": 0},
     }
-    for solver in SOLVERS:
+    for solver in ONLINE:
         saferl.train(
             solver,
             "SafetyHopperVelocity-v1",
@@ -108,4 +112,11 @@ def test_every_logged_column_is_explained_and_every_explained_one_is_logged(tmp_
         )
         header = (tmp_path / solver / "progress.csv").read_text(encoding="utf-8").splitlines()[0]
         logged |= {re.sub(r"/cost$", "/NAME", column) for column in header.split(",")}
+    data = tmp_path / "data.hdf5"
+    write_dsrl(small_data(), data)
+    for solver in [name for name in SOLVER_FACTS if name not in ONLINE]:
+        budgets = {"cost_0": 5.0, "cost_1": 5.0}
+        saferl.train(solver, data, steps=2, out=tmp_path / solver, budgets=budgets, preset="small")
+        header = (tmp_path / solver / "progress.csv").read_text(encoding="utf-8").splitlines()[0]
+        logged |= {re.sub(r"/cost_\d$", "/NAME", column) for column in header.split(",") if "/" in column}
     assert logged == explained

@@ -71,7 +71,9 @@ def drive(agent: str, seed: int, *, episodes: int = EPISODES, steps: int = STEPS
 
 def fit(agent: str, driven: list[dict[str, Array]], *, dt: float = 0.02) -> MotionModel:
     """The least-squares model of random driving, without its errors."""
-    shape = MotionModel(agent, dt, a=0.0, b=0.0, g=0.0, alpha=0.0, beta=0.0, gamma=0.0, delta=0.0, errors={}, **_KNOWN[agent])
+    shape = MotionModel(
+        agent, dt, a=0.0, b=0.0, g=0.0, alpha=0.0, beta=0.0, gamma=0.0, delta=0.0, errors={}, **_KNOWN[agent]
+    )
     rows = []
     for part in driven:
         u, r = shape.inputs(shape.effects(part["actions"]))

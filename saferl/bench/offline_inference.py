@@ -42,7 +42,8 @@ def bench_offline_inference(
             f"observation, action, repeats and threads must be at least 1; got {observation}, {action}, {repeats} and "
             f"{threads}."
         )
-    from saferl.solvers.offline.fisor import PRESETS, FISORConfig, FISORNetworks
+    from saferl.solvers.offline.fisor import PRESETS, FISORConfig
+    from saferl.solvers.offline.fisor_networks import FISORNetworks
 
     before, rows = th.get_num_threads(), []
     th.set_num_threads(threads)
@@ -86,10 +87,10 @@ def _noise_shape(shape: tuple[int, int, int], batch: int) -> tuple[int, int, int
 
 def _milliseconds(policy: Any, observations: th.Tensor, noise: th.Tensor, seconds: float = 0.5) -> tuple[float, float]:
     """Mean time per action and the processor's part of it, over at least half a second, after one uncounted call."""
-    policy.act(observations, noise)
+    policy.choose_from(observations, noise)
     calls, start, used = 0, time.perf_counter(), time.process_time()
     while (elapsed := time.perf_counter() - start) < seconds:
-        policy.act(observations, noise)
+        policy.choose_from(observations, noise)
         calls += 1
     scale = 1e3 / (calls * len(observations))
     return scale * elapsed, scale * (time.process_time() - used)

@@ -1,15 +1,16 @@
-"""PointRobot's avoidable set: solved at two resolutions, compared on four slices, checked by rollouts, and drawn."""
+"""PointRobot's avoidable set: solved at two resolutions, checked by rollouts, and compared with what FISOR learned."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch as th
 
 from saferl.bench.figure import BUDGET_COLOUR, check_figure, new_figure, save_figure
 from saferl.bench.measure import machine
@@ -17,12 +18,25 @@ from saferl.envs.point_robot import dynamics, manoeuvre
 from saferl.envs.point_robot.behaviours import anywhere, rollout
 from saferl.envs.point_robot.dynamics import ARENA, Array
 from saferl.envs.point_robot.truth import COARSE, FINE, Resolution, Truth, solve
+from saferl.errors import ConfigError
+from saferl.evaluation.summary import versions
+from saferl.policy import load
+from saferl.policy.feasible_diffusion import FeasibleDiffusion
+from saferl.solvers.offline.feasibility import calibrate_epsilon
+from saferl.statistics import clopper_pearson
+from saferl.storage import read_json
 
 SLICES = ((0.5, 45.0), (1.0, 90.0), (1.5, 45.0), (2.0, 45.0))
 """Speed (m/s) and heading (degrees) of the slices that FISOR shows."""
 POINTS = 201
 """Points per axis of a slice."""
 RESOLUTIONS: Mapping[str, Resolution] = {"coarse": COARSE, "fine": FINE}
+LEVEL = 0.02
+"""Share of the unavoidable states that may count as safe."""
+COVERAGE = 0.95
+"""Share of the avoidable states that must count as safe."""
+REACHED = 0.9
+"""Share of the episodes that must reach the goal."""
 _LEARNED_COLOUR = "#1f5fa8"
 _HAZARD_COLOUR = "#b3541e"
 
@@ -128,6 +142,162 @@ def _roll(truth: Truth, states: int) -> dict[str, Any]:
     ends = np.flatnonzero(data["terminals"] | data["timeouts"]) + 1
     deepest = np.maximum.reduceat(data["next_h"][:, 0], np.concatenate([[0], ends[:-1]]))
     return {"states": len(starts), "kept": float((deepest <= 0.0).mean()), "deepest": float(deepest.max())}
+
+
+def bench_point_robot(
+    *,
+    runs: Sequence[Path],
+    cache: Path,
+    figure: Path | None = None,
+    episodes: int = 300,
+    calibration: int = 2000,
+    seed: int = 0,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """What FISOR learned on PointRobot: its feasible set against the truth, and its policy in episodes.
+
+    Epsilon is calibrated without the truth, on episodes from all over the state space that the training did not see.
+
+    Args:
+        runs: Run or artefact folders of FISOR.
+        cache: Folder of the solved grids.
+        figure: ``.svg`` or ``.png`` to draw the first run's slices to.
+        episodes: From feasible starts, and as many again from the published one.
+        calibration: Held-out episodes that choose epsilon.
+        seed: Of starts and noise.
+        report: Called with a line per stage.
+
+    Raises:
+        ConfigError: no run, no episode, a run of another solver, or a figure that cannot be drawn.
+    """
+    if figure is not None:
+        check_figure(figure)
+    if not runs or episodes < 1:
+        raise ConfigError(f"The benchmark needs a run and an episode; got {len(runs)} runs, {episodes} episodes.")
+    policies = [_policy_of(run) for run in runs]
+    truth, rows = load_truth("fine", cache, report), []
+    for run, policy in zip(runs, policies, strict=True):
+        row = _measure(policy, truth, episodes=episodes, calibration=calibration, seed=seed) | _training_of(run)
+        rows.append(row)
+        if report is not None:
+            worst = max(one["calibrated"]["false_safe"] for one in row["slices"])
+            least = min(one["calibrated"]["coverage"] for one in row["slices"])
+            report(f"{run}: epsilon {row['epsilon']:.3f}, false-safe up to {worst:.2%}, coverage from {least:.1%}")
+    if figure is not None:
+        first, epsilon = policies[0], rows[0]["epsilon"]
+        draw_slices(figure, truth, lambda states: _values(first, states) + epsilon, label="learned, calibrated")
+    return {
+        "benchmark": "point-robot",
+        "targets": {"false_safe": LEVEL, "coverage": COVERAGE, "violations": 0, "goal": REACHED},
+        "episodes": episodes,
+        "calibration_episodes": calibration,
+        "seed": seed,
+        "rows": rows,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def _policy_of(run: Path) -> FeasibleDiffusion:
+    policy = getattr(load(run).policy, "policy", None)
+    if not isinstance(policy, FeasibleDiffusion) or policy.num_features != dynamics.OBSERVATION_SIZE:
+        raise ConfigError(
+            f"{run} must be a run of fisor on PointRobot-v0; it holds another policy. Train one: saferl collect "
+            "PointRobot-v0 --out data.hdf5, then saferl train fisor data.hdf5 --preset small."
+        )
+    return policy
+
+
+def _training_of(run: Path) -> dict[str, Any]:
+    header = run / "run.json"
+    if not header.is_file():
+        return {"run": run.name}
+    about = read_json(header, what="run.json of a run folder")
+    keys = ("seed", "steps", "preset", "options", "data", "duration_seconds")
+    return {"run": run.name, "training": {key: about[key] for key in keys if key in about}}
+
+
+def _values(policy: FeasibleDiffusion, states: Array) -> Array:
+    """V_h of states (..., 4), (...)."""
+    flat = dynamics.observe(states.reshape(-1, 4)).astype(np.float32)
+    return policy.feasibility(th.from_numpy(flat)).numpy().astype(np.float64).reshape(states.shape[:-1])
+
+
+def _measure(policy: FeasibleDiffusion, truth: Truth, *, episodes: int, calibration: int, seed: int) -> dict[str, Any]:
+    """One policy's numbers."""
+    streams = [np.random.default_rng([seed, index]) for index in range(4)]
+    starts = anywhere(calibration, streams[0])
+    held_out = _episodes(policy, starts, streams[1])
+    epsilon = calibrate_epsilon(_values(policy, starts), held_out["violated"], LEVEL)
+    slices: list[dict[str, Any]] = []
+    for speed, heading in SLICES:
+        states = slice_states(speed, heading)
+        value, actual = _values(policy, states), truth.avoidable(states)
+        slices.append(
+            {
+                "speed": speed,
+                "heading": heading,
+                "calibrated": agreement(value <= -epsilon, actual),
+                "epsilon_0": agreement(value <= 0.0, actual),
+                "h_alone": agreement(dynamics.margin(states) <= 0.0, actual),
+            }
+        )
+    feasible = manoeuvre.feasible_starts(episodes, streams[2])
+    published = np.tile(dynamics.EVALUATION_START, (episodes, 1))
+    rows = {"feasible": feasible, "published": published}
+    return {
+        "epsilon": epsilon,
+        "calibration": {
+            "violated": int(held_out["violated"].sum()),
+            "of_them_avoidable": int(truth.avoidable(starts[held_out["violated"]]).sum()),
+        },
+        "slices": slices,
+        "episodes": {name: _summary(_episodes(policy, part, streams[3])) for name, part in rows.items()},
+        "is_reached": all(
+            part["calibrated"]["false_safe"] <= LEVEL and part["calibrated"]["coverage"] >= COVERAGE for part in slices
+        ),
+    }
+
+
+def _episodes(policy: FeasibleDiffusion, starts: Array, generator: np.random.Generator) -> dict[str, Any]:
+    """One episode of the stochastic policy from each of ``starts``: arrays (E,)."""
+    noise = th.Generator().manual_seed(int(generator.integers(2**62)))
+    steps, count, width = policy.noise_shape
+
+    def act(states: Array) -> npt.NDArray[np.float32]:
+        drawn = th.randn((steps, len(states), count, width), generator=noise)
+        observations = th.from_numpy(dynamics.observe(states).astype(np.float32))
+        actions: npt.NDArray[np.float32] = policy.choose_from(observations, drawn).numpy()
+        return actions
+
+    data = rollout(starts, act)
+    ends = np.flatnonzero(data["terminals"] | data["timeouts"]) + 1
+    begins = np.concatenate([[0], ends[:-1]])
+    last = dynamics.state_of(data["next_observations"][ends - 1])
+    deepest = np.maximum.reduceat(np.maximum(data["h"], data["next_h"])[:, 0], begins)
+    return {
+        "violated": deepest > 0.0,
+        "deepest": deepest,
+        # Observations are rounded to half of single precision's last digit, hence the tolerance.
+        "is_at_goal": data["terminals"][ends - 1] & (dynamics.goal_distance(last) <= dynamics.GOAL_RADIUS + 1e-5),
+        "steps": ends - begins,
+        "returns": np.add.reduceat(data["rewards"].astype(np.float64), begins),
+    }
+
+
+def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    count, violations = len(found["violated"]), int(found["violated"].sum())
+    goals = int(found["is_at_goal"].sum())
+    return {
+        "episodes": count,
+        "violations": violations,
+        "violations_ci95": list(clopper_pearson(violations, count, confidence=0.95)),
+        "deepest": float(found["deepest"].max()),
+        "goal": goals / count,
+        "goal_ci95": list(clopper_pearson(goals, count, confidence=0.95)),
+        "mean_steps": float(found["steps"].mean()),
+        "mean_return": float(found["returns"].mean()),
+    }
 
 
 def draw_slices(

@@ -80,6 +80,7 @@ def evaluate(
         probe.close()
         label = label or "random"
     elif checkpoint is Checkpoint.BEST:
+        _require_best(Path(policy))
         target = str(Path(policy) / "artefact-best")
     folder = out if out is not None or policy == "random" else default_folder(Path(policy), checkpoint, deterministic)
     arguments: dict[str, Any] = {
@@ -125,6 +126,15 @@ def _run(
             advance = functools.partial(bar.advance, bar.add_task(title, total=arguments["episodes"], note=""))
             results.append(run_evaluation(target, **arguments, shield=filter_, out=out, progress=advance))
     return results
+
+
+def _require_best(run: Path) -> None:
+    """Raise for a run that chose no best policy."""
+    from saferl.storage import read_json
+
+    header = run / "run.json"
+    if header.is_file() and read_json(header, what="run.json of a run folder").get("offline"):
+        raise ConfigError(f"The run {run} learned from data and has its last iterate only. Leave --checkpoint out.")
 
 
 def _is_controller(target: Any) -> bool:

@@ -51,7 +51,7 @@ def list_names(
         say(f"No {what} registered. Packages add theirs through the entry-point group saferl.{what}.")
     elif what is What.OPTIONS:
         _print_table([{**row, "type": _typed(row["type"]), "default": _default(row["default"])} for row in rows])
-        say(f"Choose with: saferl train {name} ENV --set OPTION=VALUE (as often as needed)")
+        say(f"Choose with: saferl train {name} {_source_of(name)} --set OPTION=VALUE (as often as needed)")
     elif what is What.SOLVERS:
         _print_blocks(rows, _facts_of)
     elif what is What.SHIELDS:
@@ -106,13 +106,21 @@ def _options(name: str | None) -> list[dict[str, Any]]:
     if name is None:
         raise ConfigError(f"Name a solver: saferl list options NAME, with NAME in {', '.join(SOLVERS)}.")
     solver = SOLVERS.load(name)
-    from saferl.training.settings import RunSettings
+    from saferl.training.settings import OfflineSettings, RunSettings
 
+    settings = OfflineSettings if getattr(solver, "sampling", None) == "offline" else RunSettings
     return [
         {"of": of, "option": o.name, "type": o.type, "default": o.default, "about": o.help}
-        for of, config in ((name, solver.config_class), ("run", RunSettings))
+        for of, config in ((name, solver.config_class), ("run", settings))
         for o in describe(config)
     ]
+
+
+def _source_of(name: str | None) -> str:
+    """What the solver of that name learns from, in the words of ``saferl train``."""
+    from saferl.solvers import SOLVERS
+
+    return "DATA.hdf5" if name and getattr(SOLVERS.load(name), "sampling", None) == "offline" else "ENV"
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from gymnasium.vector.utils import create_empty_array
 from saferl.constraints import ConstraintSet
 from saferl.deploy.shielded_env import ShieldedEnv
 from saferl.envs.adapters import CostContract
-from saferl.errors import EnvContractError
+from saferl.errors import ConfigError, EnvContractError
 from saferl.evaluation.shielding import ShieldTrace
 from saferl.shields.base import Shield
 
@@ -27,7 +27,10 @@ BLOCK = 16
 
 
 class Policy(Protocol):
-    """Stable-Baselines3's ``predict``; a policy may also have ``sample(obs, generators)`` (see PolicyArtefact)."""
+    """Stable-Baselines3's ``predict``; a policy may also have ``sample(obs, generators)`` (see PolicyArtefact).
+
+    One that is stateful (``is_stateful``, see OfflineArtefact) is asked by ``act`` and told by ``observe``.
+    """
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -105,6 +108,8 @@ class BlockRunner:
         self._policy = policy
         self._deterministic = deterministic
         self._constraints = self._envs[0].constraints
+        self._cost_names: tuple[str, ...] = getattr(policy, "cost_names", ())
+        self._is_stateful = bool(getattr(policy, "is_stateful", False))
 
     def run(self, first_episode: int, seeds: Sequence[int]) -> list[EpisodeRecord]:
         """Run one episode per seed (at most ``BLOCK``), in the order of the seeds."""
@@ -126,8 +131,10 @@ class BlockRunner:
         terminated = np.zeros(lanes, dtype=np.bool_)
         running = np.ones(lanes, dtype=np.bool_)
         traces = [ShieldTrace() if isinstance(env, ShieldedEnv) else None for env in self._envs[:lanes]]
-        state, starts = None, np.ones(BLOCK, dtype=np.bool_)
+        stateful: Any = self._policy if self._is_stateful else None
+        state, starts = stateful.begin(BLOCK) if stateful is not None else None, np.ones(BLOCK, dtype=np.bool_)
         while running.any():
+            rewards, seen = np.zeros(BLOCK), np.zeros((BLOCK, len(self._cost_names)))
             actions, state = self._act(obs, state, starts, generators)
             starts = np.zeros(BLOCK, dtype=np.bool_)
             for lane in np.flatnonzero(running):
@@ -137,6 +144,9 @@ class BlockRunner:
                 if trace is not None:
                     trace.add(info["shield"])
                 returns[lane] += reward
+                rewards[lane] = reward
+                if stateful is not None:
+                    seen[lane] = [_cost_of(info, name, env.env_id) for name in self._cost_names]
                 lengths[lane] += 1
                 costs[lane] += env.last_costs
                 violating[lane] += env.last_margins > 0.0
@@ -150,6 +160,10 @@ class BlockRunner:
                         f"{env.env_id}: an episode did not end within {_NO_END} steps. Give max_episode_steps."
                     )
             weights = weights * gammas
+            if stateful is not None:
+                over = np.ones(BLOCK, dtype=np.bool_)
+                over[:lanes] = ~running
+                stateful.observe(state, rewards, seen, over)
         names = self._constraints.names
         kinds = [c.kind for c in self._constraints]
         is_upper = self._constraints.signs > 0.0
@@ -177,12 +191,25 @@ class BlockRunner:
             env.close()
 
     def _act(self, obs: Any, state: Any, starts: Any, generators: list[np.random.Generator]) -> tuple[Any, Any]:
+        if self._is_stateful:
+            policy: Any = self._policy
+            return policy.act(obs, state, generators, deterministic=self._deterministic), state
         if not self._deterministic and hasattr(self._policy, "sample"):
             return self._policy.sample(obs, generators), state
         return self._policy.predict(obs, state, starts, self._deterministic)
 
 
 _NO_END = 100_000
+
+
+def _cost_of(info: Any, name: str, env_id: str) -> float:
+    """The cost that a stateful policy knows under ``name``."""
+    if name not in info["costs"]:
+        raise ConfigError(
+            f"The policy's data have the cost {name!r}, which it must be told of at every step; {env_id} reports "
+            f"{', '.join(info['costs'])}. Evaluate it where it was collected, or give the data these names."
+        )
+    return float(info["costs"][name])
 
 
 def _put(batch: Any, lane: int, value: Any) -> None:

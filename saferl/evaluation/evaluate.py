@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cloudpickle
+import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
@@ -31,6 +33,7 @@ from saferl.evaluation.episodes import BLOCK, BlockRunner, EpisodeRecord, Policy
 from saferl.evaluation.shielding import summarise_shield
 from saferl.evaluation.summary import summarise
 from saferl.policy.artefact import PolicyArtefact, load
+from saferl.policy.offline_artefact import OfflineArtefact
 from saferl.policy.random import RandomPolicy
 from saferl.policy.standalone import standalone
 from saferl.storage import prepare_output, write_json, write_text
@@ -123,7 +126,7 @@ def evaluate(
             raise ConfigError("This policy does not say which environment it is for. Give env_id (--env ID).")
         cost = cost if cost is not None else own.get("cost")
         env_kwargs = {**own.get("env_kwargs", {}), **(env_kwargs or {})}
-        if constraints is None and isinstance(artefact, PolicyArtefact):
+        if constraints is None and isinstance(artefact, PolicyArtefact) and len(artefact.constraints):
             budgets, constraints = _judged_by(artefact.constraints, budgets)
     budgets, constraints, channels = split_channels(budgets, constraints)
     make_env = functools.partial(
@@ -133,13 +136,14 @@ def evaluate(
     _check_spaces(probe, artefact)
     shielding = None if shield is None else Shielding(find_shield(shield, probe), channels)
     judged = probe.constraints if shielding is None else ConstraintSet([*probe.constraints, *channels])
+    artefact = _at_budgets(artefact, judged)
     horizon, name = probe.horizon, probe.env_id
     probe.close()
     folder = prepare_output(Path(out), what="an evaluation") if out is not None else None
     if isinstance(artefact, PolicyArtefact):
         _ = artefact.evaluations  # a counter that cannot be read is found before the work, not after it
     start = time.perf_counter()
-    source: Policy | Path = artefact.path if isinstance(artefact, PolicyArtefact) else _acting_part(artefact)
+    source: Policy | Path = artefact.path if type(artefact) is PolicyArtefact else _acting_part(artefact)
     blocks = [
         (i, list(range(first_seed + i, first_seed + min(i + BLOCK, episodes)))) for i in range(0, episodes, BLOCK)
     ]
@@ -265,6 +269,14 @@ def _judged_by(
     return None, ConstraintSet(own[name] for name in budgets).with_budgets(budgets)
 
 
+def _at_budgets(policy: Any, judged: ConstraintSet) -> Any:
+    """``policy`` acting at the budgets that it is judged by, where it takes budgets at run time."""
+    if not (isinstance(policy, OfflineArtefact) and policy.takes_budgets):
+        return policy
+    limits = [c for c in judged if c.kind == "episode_sum" and c.sense == "<=" and c.name in policy.cost_names]
+    return policy.with_budgets({c.name: c.budget for c in limits}) if limits else policy
+
+
 def _acting_part(policy: Any) -> Policy:
     """``policy`` without environments, which worker processes could not take over and which have no part in acting."""
     return standalone(policy) if isinstance(policy, BaseAlgorithm | BasePolicy) else policy
@@ -272,6 +284,9 @@ def _acting_part(policy: Any) -> Policy:
 
 def _check_spaces(env: CostContract, policy: Any) -> None:
     if not isinstance(policy, PolicyArtefact):
+        return
+    if isinstance(policy, OfflineArtefact) and not policy.knows_its_spaces:
+        _check_widths(env, policy)
         return
     for what, needed, got in (
         ("observations", policy.observation_space, env.observation_space),
@@ -282,6 +297,25 @@ def _check_spaces(env: CostContract, policy: Any) -> None:
                 f"The policy {policy.path} is for {what} in {needed}; {env.env_id} has {got}. "
                 "Evaluate it on the environment it was trained on, or train one for this."
             )
+
+
+def _check_widths(env: CostContract, policy: OfflineArtefact) -> None:
+    """Raise if a policy whose data named no environment has another number of inputs or outputs than ``env``."""
+    for what, needed, got in (
+        ("observations", policy.observation_space, env.observation_space),
+        ("actions", policy.action_space, env.action_space),
+    ):
+        if not isinstance(got, spaces.Box) or needed.shape != got.shape:
+            raise ConfigError(
+                f"The policy {policy.path} is for {what} of shape {needed.shape}, as its data have them; {env.env_id} "
+                f"has {got}. Evaluate it on the environment that was recorded."
+            )
+    box = env.action_space
+    if isinstance(box, spaces.Box) and (np.any(box.low > -1.0) or np.any(box.high < 1.0)):
+        raise ConfigError(
+            f"The policy {policy.path} gives actions in [-1, 1], as its data name no environment; {env.env_id} takes "
+            f"{box}. Write the environment into the metadata of the data and train again."
+        )
 
 
 def _checkpoint_of(policy: Any) -> str | None:

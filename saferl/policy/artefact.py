@@ -40,6 +40,8 @@ from saferl.storage import atomic_folder, read_json, sha256, write_json
 
 SCHEMA = "saferl.artefact/1"
 HEADER_HASH = "header_sha256"
+OFFLINE = "offline"
+"""The part of a header that describes a policy learned from data; a Stable-Baselines3 policy has none."""
 HEADER, WEIGHTS, COUNTER = "artefact.json", "weights.safetensors", "evaluations.json"
 
 _POLICY_CLASSES: dict[str, type[ActorCriticPolicy]] = {
@@ -249,6 +251,10 @@ def load(path: str | Path) -> PolicyArtefact:
                 f"got {got[:12]}.... Copy the artefact again from where it was made."
             )
     try:
+        if OFFLINE in header:
+            from saferl.policy.offline_artefact import rebuild  # it builds on this module
+
+            return rebuild(header, load_file(folder / WEIGHTS), folder)
         policy, normaliser = _build(header, load_file(folder / WEIGHTS))
     except _MISFITS as error:
         raise ArtefactError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,7 @@ class NoiseSchedule:
     @property
     def alpha_bar(self) -> npt.NDArray[np.float64]:
         """Share that all steps up to this one keep, (T,): the running product of ``alpha``."""
-        product: npt.NDArray[np.float64] = np.cumprod(self.alpha)
-        return product
+        return np.asarray(np.cumprod(self.alpha), dtype=np.float64)
 
     @property
     def beta(self) -> npt.NDArray[np.float64]:
@@ -103,6 +103,11 @@ class Denoiser(nn.Module):
         for layer in (self.entry, self.exit):
             nn.init.xavier_uniform_(layer.weight)
 
+    def layers(self) -> list[tuple[nn.LayerNorm, nn.Linear, nn.Linear]]:
+        """Norm, widening and narrowing layer of every block."""
+        blocks = list(zip(self.norms, self.widen, self.narrow, strict=True))
+        return cast("list[tuple[nn.LayerNorm, nn.Linear, nn.Linear]]", blocks)
+
     def embed_steps(self) -> th.Tensor:
         """What every step adds in front of the first block, with that layer's bias, (T, width)."""
         angles = 2.0 * math.pi * th.arange(self.steps, device=self.frequencies.device)[:, None] * self.frequencies
@@ -114,7 +119,7 @@ class Denoiser(nn.Module):
         """Noise (B, A) in the actions (B, A) of states with features (B, F) at steps (B,), counted from 0."""
         inputs = th.cat([noised, features], dim=1)
         hidden = functional.linear(inputs, self.entry.weight[:, : inputs.shape[1]]) + self.embed_steps()[step]
-        for norm, widen, narrow in zip(self.norms, self.widen, self.narrow, strict=True):
+        for norm, widen, narrow in self.layers():
             inner = norm(functional.dropout(hidden, self.dropout, self.training))
             hidden = hidden + narrow(functional.mish(widen(inner)))
         predicted: th.Tensor = self.exit(functional.mish(hidden))
@@ -135,7 +140,8 @@ def denoising_errors(
         alpha_bar: The schedule's, (T,).
     """
     noised = add_noise(actions, noise, alpha_bar[step].unsqueeze(1))
-    return (denoiser(noised, features, step) - noise).square().sum(dim=1)
+    errors: th.Tensor = (denoiser(noised, features, step) - noise).square().sum(dim=1)
+    return errors
 
 
 class FusedSampler:
@@ -162,7 +168,7 @@ class FusedSampler:
                     narrow.weight.T.contiguous().clone(),
                     narrow.bias.detach().clone(),
                 )
-                for norm, widen, narrow in zip(denoiser.norms, denoiser.widen, denoiser.narrow, strict=True)
+                for norm, widen, narrow in denoiser.layers()
             ]
             self.exit = denoiser.exit.weight.T.contiguous().clone()
             self.exit_bias = denoiser.exit.bias.detach().clone()

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
-from torch import nn
 
 from saferl.policy.critic import QEnsemble
 from saferl.policy.diffusion import Denoiser, FusedSampler, NoiseSchedule, vp_schedule
 from saferl.policy.ensemble import Ensemble
+from saferl.policy.offline import Generators, OfflinePolicy, State, standard_normal
 
 
-class FeasibleDiffusion(nn.Module):
+class FeasibleDiffusion(OfflinePolicy):
     """Everything that acting needs: a denoiser, twin critics of actions, the value V_h of states, and scales.
 
-    Observations (B, F) are flat and raw, actions (B, A) in [-1, 1]. ``Q_h`` and ``V_h`` estimate the largest
-    constraint margin that will be met; above 0 means a violation.
+    ``Q_h`` and ``V_h`` estimate the largest constraint margin that will be met; above 0 means a violation.
     """
+
+    kind = "feasible_diffusion"
 
     shift: th.Tensor
     scale: th.Tensor
+    fixed_noise: th.Tensor
 
     def __init__(
         self,
         num_features: int,
         action_width: int,
         *,
-        denoiser: dict[str, int | float],
+        denoiser: dict[str, Any],
         critic_arch: Sequence[int],
         candidates: int,
         is_rewarding: bool = False,
@@ -44,22 +47,28 @@ class FeasibleDiffusion(nn.Module):
             is_rewarding: Whether the best Q_r among the safe candidates is taken, and not the smallest Q_h of all.
             margin: Candidates with ``Q_h <= -margin`` are safe.
         """
-        super().__init__()
-        self.candidates, self.action_width = candidates, action_width
+        arch = {
+            "denoiser": dict(denoiser),
+            "critic_arch": list(critic_arch),
+            "candidates": candidates,
+            "is_rewarding": is_rewarding,
+            "margin": margin,
+        }
+        super().__init__(num_features, action_width, arch)
+        self.candidates = candidates
         self.is_rewarding, self.margin = is_rewarding, margin
-        self.denoiser = Denoiser(num_features, action_width, **denoiser)  # type: ignore[arg-type]
+        self.denoiser = Denoiser(num_features, action_width, **denoiser)
         self.critics = QEnsemble(4 if is_rewarding else 2, num_features, action_width, critic_arch)
         """The twins of Q_h and, where they choose, those of Q_r."""
         self.value = Ensemble(1, num_features, critic_arch)
         self.schedule: NoiseSchedule = vp_schedule(self.denoiser.steps)
         self.register_buffer("shift", th.zeros(num_features))
         self.register_buffer("scale", th.ones(num_features))
+        steps, count, width = self.noise_shape
+        noise = th.randn((steps, 1, count, width), generator=th.Generator().manual_seed(0))
+        self.register_buffer("fixed_noise", noise, persistent=False)
         self._sampler: FusedSampler | None = None
-
-    @property
-    def num_parameters(self) -> int:
-        """Learned numbers in all networks that acting uses."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        self.register_load_state_dict_post_hook(_forget_sampler)  # type: ignore[no-untyped-call]
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -74,16 +83,29 @@ class FeasibleDiffusion(nn.Module):
         """Forget the prepared sampler: call after the denoiser's weights changed."""
         self._sampler = None
 
-    def act(self, observations: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    def act(
+        self, observations: th.Tensor, state: State, generators: Generators | None, deterministic: bool
+    ) -> th.Tensor:
+        """The chosen candidates (B, A); those of ``deterministic`` come from the same noise in every state."""
+        if deterministic:
+            return self.choose_from(observations, self.fixed_noise)
+        noise = standard_normal((len(observations), *self.noise_shape), generators)
+        return self.choose_from(observations, noise.transpose(0, 1))
+
+    def choose_from(self, observations: th.Tensor, noise: th.Tensor) -> th.Tensor:
         """The chosen candidates (B, A) for observations (B, F) and noise (T, B or 1, N, A)."""
-        if self._sampler is None:
-            self._sampler = FusedSampler(self.denoiser, self.schedule)
         with th.no_grad():
             features = self.features(observations)
-            actions = self._sampler(features, noise)
+            actions = self.sampler()(features, noise)
             values = self.critics(features, actions)
             best = choose(values[:2].amax(dim=0), values[2:].amin(dim=0) if self.is_rewarding else None, self.margin)
             return actions[th.arange(len(actions)), best]
+
+    def sampler(self) -> FusedSampler:
+        """The denoiser as it was at the last :meth:`refresh`, prepared for drawing candidates."""
+        if self._sampler is None:
+            self._sampler = FusedSampler(self.denoiser, self.schedule)
+        return self._sampler
 
     def action_feasibility(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Q_h (B,), the larger of the twins."""
@@ -96,6 +118,10 @@ class FeasibleDiffusion(nn.Module):
         with th.no_grad():
             value: th.Tensor = self.value(self.features(observations))[0]
             return value
+
+
+def _forget_sampler(module: Any, _: Any) -> None:
+    module.refresh()
 
 
 def choose(action_values: th.Tensor, reward_values: th.Tensor | None, margin: float) -> th.Tensor:

@@ -157,12 +157,5 @@ CATALOGUE: Mapping[str, ShieldFacts] = {
         "hard",
         "under 1 ms",
     ),
-    "hazard_brake": ShieldFacts(
-        "saferl.shields.hazard_brake:HazardBrake",
-        "Lets Point and Car drive as long as they can still brake or swerve before a hazard or a wall.",
-        ("privileged state",),
-        "empirical",
-        "under 1 ms",
-    ),
 }
 """Every shield of this package by name."""

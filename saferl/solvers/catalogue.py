@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from saferl.constraints import KINDS
 
-Family = Literal["primal-dual", "trust region", "last-iterate", "terminations", "baseline"]
+Family = Literal["primal-dual", "trust region", "last-iterate", "terminations", "baseline", "imitation", "feasibility"]
 
 _ANY_ACTIONS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 _EXPECTED = ("episode_sum", "discounted", "step_rate")
@@ -43,13 +43,13 @@ class SolverFacts:
     """One line about it."""
     family: Family
     """What makes it keep budgets: multipliers, a constrained trust region, multipliers whose last iterate settles, soft
-    terminations, or nothing."""
+    terminations, the choice of what it imitates, values of what is feasible, or nothing."""
     guarantee: str
     """What is promised, in one sentence; the solver's page says more."""
     paper: Paper
     """Where it is from."""
-    sampling: Literal["on-policy", "off-policy"] = "on-policy"
-    """Whether it learns from the newest rollout alone or from a replay buffer."""
+    sampling: Literal["on-policy", "off-policy", "offline"] = "on-policy"
+    """Whether it learns from the newest rollout alone, from a replay buffer, or from data without an environment."""
     actions: tuple[str, ...] = _ANY_ACTIONS
     """Action spaces that it trains on."""
     kinds: tuple[str, ...] = _EXPECTED
@@ -130,5 +130,77 @@ CATALOGUE: Mapping[str, SolverFacts] = {
         Paper("Chane-Sane, Leziart, Flayols, Stasse, Soueres, Mansard", 2024, "2403.18765"),
         kinds=("statewise", *_EXPECTED),
     ),
+    "bc": SolverFacts(
+        "saferl.solvers.offline.bc:BC",
+        "Behaviour cloning from data; ignores costs (the offline baseline).",
+        "imitation",
+        "None: it does what the data do.",
+        Paper("Liu, Guo, Lin, Yao, Zhu, Cen, Hu, Yu, Zhang, Tan, Zhao", 2023, "2306.09303"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=KINDS,
+    ),
+    "bc_safe": SolverFacts(
+        "saferl.solvers.offline.bc_safe:BCSafe",
+        "Behaviour cloning of the data's episodes within the budgets.",
+        "imitation",
+        "Every episode that it learns from kept the budgets; none for the policy.",
+        Paper("Liu, Guo, Lin, Yao, Zhu, Cen, Hu, Yu, Zhang, Tan, Zhao", 2023, "2306.09303"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
+    "fisor": SolverFacts(
+        "saferl.solvers.offline.fisor:FISOR",
+        "From data: a diffusion policy for limits in every state, guided by values of feasibility.",
+        "feasibility",
+        "None with learned values; with exact ones the largest set that the data's actions keep safe.",
+        Paper("Zheng, Li, Yu, Yang, Li, Zhan, Liu", 2024, "2401.10700"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("statewise",),
+    ),
+    "bcq_lag": SolverFacts(
+        "saferl.solvers.offline.bcq_lag:BCQLag",
+        "From data: improves proposals of an auto-encoder a little, on the Lagrangian.",
+        "primal-dual",
+        "Actions stay near the auto-encoder's proposals; none for the budgets.",
+        Paper("Fujimoto, Meger, Precup", 2019, "1812.02900"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
+    "bear_lag": SolverFacts(
+        "saferl.solvers.offline.bear_lag:BEARLag",
+        "From data: a policy at a kernel distance from the data's, on the Lagrangian.",
+        "primal-dual",
+        "None: the mean distance to the data's actions is steered to its target.",
+        Paper("Kumar, Fu, Tucker, Levine", 2019, "1906.00949"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
+    "cpq": SolverFacts(
+        "saferl.solvers.offline.cpq:CPQ",
+        "From data: Q-learning that forgets the future of unsafe or unlikely actions.",
+        "baseline",
+        "None: penalties make unsafe actions unattractive where the critics see them.",
+        Paper("Xu, Zhan, Zhu", 2022, "2107.09003"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
+    "coptidice": SolverFacts(
+        "saferl.solvers.offline.coptidice:COptiDICE",
+        "From data: the best state-action distribution within the budgets, then imitation.",
+        "primal-dual",
+        "With exact expectations the distribution keeps the budgets; none for the imitating policy.",
+        Paper("Lee, Paduraru, Mankowitz, Heess, Precup, Kim, Guez", 2022, "2204.08957"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
 }
 """Every solver of this package by name."""
+ONLINE = tuple(name for name, facts in CATALOGUE.items() if facts.sampling != "offline")
+"""Those that learn in an environment; the others learn from data."""

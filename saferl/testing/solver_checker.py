@@ -1,4 +1,7 @@
-"""``check_solver``: does an online solver keep saferl's contract? Everything that is wrong, in one list."""
+"""``check_solver``: does a solver keep saferl's contract? Everything that is wrong, in one list.
+
+Online solvers are checked here, those that learn from data in :mod:`saferl.testing.offline_checker`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from saferl.errors import ConstraintError, CostError, SaferlError
 from saferl.evaluation import evaluate
 from saferl.policy import load
 from saferl.solvers import SOLVERS
+from saferl.testing.offline_checker import OfflineInspection
 from saferl.testing.reports import Finding, Problem, SolverCheckReport
 from saferl.testing.solver_envs import KINDS
 from saferl.training import RunSettings, TrainResult, resume, train
@@ -42,12 +46,14 @@ _SETTINGS = RunSettings(num_envs=2, backend="sync", net_arch=(8,), num_checkpoin
 
 
 def check_solver(solver: str | type[Any], *, seed: int = 0) -> SolverCheckReport:
-    """What is wrong with an online solver, all at once, found by some twenty trainings of a second or less.
+    """What is wrong with a solver, all at once, found by some twenty trainings of a second or less.
 
     Checked: the same seed gives the same weights, whatever the process's generators are; Box, Discrete, MultiDiscrete
     and Dict spaces; predictions; one multiplier per constraint, moved by its own cost; save and load; a normaliser that
     nothing moves after training; resuming a cut training; and that missing costs and unsupported constraints are
-    refused.
+    refused. Of an offline solver: that training is deterministic, on any bounded Box of actions and flat form of
+    observations, with one constraint or several; that rows and lanes do not touch each other; save, load and resume;
+    that missing margins and budgets are refused where they are needed, and budgets at run time work where claimed.
 
     Args:
         solver: A registered name, or a class like those of :mod:`saferl.solvers`.
@@ -63,7 +69,10 @@ def check_solver(solver: str | type[Any], *, seed: int = 0) -> SolverCheckReport
     name = solver if isinstance(solver, str) else f"{solver.__module__}.{solver.__qualname__}"
     registered = nullcontext() if isinstance(solver, str) else SOLVERS.temporarily(name, solver)
     with registered, tempfile.TemporaryDirectory() as folder:
-        return _Inspection(name, SOLVERS.load(name), seed, Path(folder)).report()
+        solver_class = SOLVERS.load(name)
+        if getattr(solver_class, "sampling", None) == "offline":
+            return OfflineInspection(name, solver_class, seed, Path(folder)).report()
+        return _Inspection(name, solver_class, seed, Path(folder)).report()
 
 
 class _Skip(Exception):  # noqa: N818 - it never leaves this module

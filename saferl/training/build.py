@@ -38,7 +38,7 @@ from saferl.training.settings import RunSettings
 from saferl.training.shielded import ShieldedVecEnv
 
 SCHEMA = "saferl.run/1"
-LABELS = {"ppo": "PPO (unconstrained)", "ppo_lag": "PPO-Lagrangian", "cat": "CaT"}
+LABELS = {"ppo": "PPO (unconstrained)", "ppo_lag": "PPO-Lagrangian", "cat": "CaT", "bc_safe": "BC-Safe"}
 
 
 @dataclass(frozen=True)
@@ -273,5 +273,5 @@ def machine(model: Any) -> dict[str, Any]:
         "cpu_capability": th.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "torch_threads": th.get_num_threads(),
-        "device": str(model.device),
+        "device": str(getattr(model, "device", "cpu")),
     }

@@ -42,6 +42,7 @@ IDENTITY = (
     "config",
     "settings",
     "shield",
+    "dataset",
 )
 """The keys of ``run.json`` that a checkpoint repeats: it belongs to a run that has the same ones."""
 Provenance = Callable[[int], dict[str, Any]]
@@ -81,7 +82,7 @@ class Checkpoints(BaseCallback):
         self.number += 1
         self._reset_stateless_envs()
         self.write()
-        for old in _folders(self._folder)[:-KEPT]:
+        for old in checkpoint_folders(self._folder)[:-KEPT]:
             remove_folder(old)
 
     def _reset_stateless_envs(self) -> None:
@@ -183,7 +184,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         RunFolderError: there are checkpoints, and all are damaged.
     """
     damage: list[str] = []
-    for path in reversed(_folders(folder)):
+    for path in reversed(checkpoint_folders(folder)):
         try:
             checkpoint = Checkpoint(path)
         except (RunFolderError, KeyError, TypeError, AttributeError) as error:
@@ -205,5 +206,6 @@ def new_run_id(record: Mapping[str, Any], started: float) -> str:
     return hashlib.sha256(repr((sorted(record.items(), key=str), started)).encode()).hexdigest()[:16]
 
 
-def _folders(folder: Path) -> list[Path]:
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())

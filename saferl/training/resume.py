@@ -37,7 +37,8 @@ def resume(
 
     Args:
         folder: The run folder.
-        env_id: The environment, if it was given as an object that has no import path; else it must be the run's.
+        env_id: The environment, if it was given as an object that has no import path; else it must be the run's. Of an
+            offline run: its data file, if that is no longer where it was.
         cost: The cost function, likewise.
         expected: Keys of ``run.json`` and the values that they must have; ``budgets`` stands for the constraints'.
         progress: As for :func:`saferl.train`.
@@ -51,11 +52,12 @@ def resume(
     """
     folder = Path(folder)
     record = read_run(folder)
+    if record.get("offline"):
+        return _resume_offline(folder, record, env_id, dict(expected or {}), progress)
     named = {"env": env_id if isinstance(env_id, str) else None, "cost": cost if isinstance(cost, str) else None}
     _refuse_differences(folder, record, {**{k: v for k, v in named.items() if v is not None}, **(expected or {})})
     if record["status"] == "finished":
-        result = record["result"]
-        return TrainResult(folder, result["steps"], result["seconds"], result["validation_seconds"], None)
+        return _finished(folder, record)
     job = _job(folder, record, env_id, cost)
     with only_writer(folder):
         remove_leftovers(folder)
@@ -79,6 +81,32 @@ def resume(
             return learn(job, env, model, folder, record, checkpoint=checkpoint, progress=progress)
         finally:
             env.close()
+
+
+def _finished(folder: Path, record: Mapping[str, Any]) -> TrainResult:
+    result = record["result"]
+    return TrainResult(folder, result["steps"], result["seconds"], result["validation_seconds"], None)
+
+
+def _resume_offline(
+    folder: Path,
+    record: Mapping[str, Any],
+    data: str | EnvFactory | None,
+    expected: dict[str, Any],
+    progress: Report | None,
+) -> TrainResult:
+    from saferl.training.offline import resume_offline  # it builds on the online run
+
+    data = expected.pop("env", data)
+    _refuse_differences(folder, record, expected)
+    if record["status"] == "finished":
+        return _finished(folder, record)
+    if data is not None and not isinstance(data, str | Path):
+        raise ConfigError(f"The run {folder} learns from a data file; got {data!r}. Name the file, or leave it out.")
+    now = {"versions": versions(), "machine": {**record["machine"], **machine(None)}}
+    now["machine"]["torch_threads"] = record["machine"]["torch_threads"]  # it is set to that
+    _warn_of_changes(record, now)
+    return resume_offline(folder, record, data=data, progress=progress)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -38,8 +38,9 @@ from saferl.training.build import Job, build_env, build_model, describe_run, tor
 from saferl.training.callbacks import BestArtefact, IterationCosts, ProgressReporter, ShieldLog
 from saferl.training.checkpoint import Checkpoint, Checkpoints
 from saferl.training.initial import initialise
+from saferl.training.kinds import is_offline, names_data, refuse_online_arguments
 from saferl.training.logs import open_log
-from saferl.training.settings import RunSettings
+from saferl.training.settings import OfflineSettings, RunSettings
 from saferl.training.shielded import ShieldedVecEnv
 
 Report = Callable[[int, dict[str, float]], None]
@@ -68,9 +69,9 @@ class TrainResult:
 
 def train(
     solver: str,
-    env_id: str | EnvFactory,
+    env_id: str | Path | EnvFactory,
     *,
-    steps: int,
+    steps: int | None = None,
     out: str | Path,
     seed: int = 0,
     budgets: Mapping[str, float] | None = None,
@@ -79,7 +80,8 @@ def train(
     cost: CostFn | str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-    settings: RunSettings | None = None,
+    preset: str | None = None,
+    settings: RunSettings | OfflineSettings | None = None,
     device: str = "auto",
     init_from: str | Path | None = None,
     shield: ShieldSource | None = None,
@@ -90,8 +92,9 @@ def train(
 
     Args:
         solver: Name of a solver (``saferl list solvers``).
-        env_id: As for :func:`saferl.make`.
-        steps: Environment steps, over all environments; rounded up to whole rollouts.
+        env_id: As for :func:`saferl.make`; for an offline solver a data file, see
+            :func:`saferl.training.offline.train_offline`, which also says what the other arguments mean then.
+        steps: Environment steps, over all environments; rounded up to whole rollouts. Offline: updates.
         out: New folder; one that holds files is refused and left as it is.
         seed: Seed of everything random in the run.
         budgets: What must hold; the environment's default constraints if None.
@@ -100,6 +103,7 @@ def train(
         cost: Cost function (or its import path) for an environment that reports none.
         env_kwargs: More arguments of the environment (plain JSON values).
         options: Options of the solver by name.
+        preset: Named options of an offline solver, below ``options``.
         settings: Options of the run.
         device: torch device.
         init_from: Artefact or run folder whose policy and normaliser to start from.
@@ -112,8 +116,26 @@ def train(
 
     Raises:
         UnknownNameError: an unknown solver, environment, option or cost.
+        ConfigError: an argument out of range, or one that a run of this kind does not take.
         RunFolderError: ``out`` cannot be written or holds files.
     """
+    if names_data(env_id) or is_offline(solver):
+        from saferl.training.offline import train_offline  # it builds on this module
+
+        refuse_online_arguments(
+            solver, env_id, train_budgets=train_budgets, constraints=constraints, cost=cost, env_kwargs=env_kwargs,
+            device=None if device in ("auto", "cpu") else device, init_from=init_from, shield=shield, recipe=recipe,
+            settings=settings if isinstance(settings, RunSettings) else None,
+        )  # fmt: skip
+        return train_offline(
+            solver, str(env_id), out=out, steps=steps, seed=seed, budgets=budgets, preset=preset, options=options,
+            settings=settings if isinstance(settings, OfflineSettings) else None, progress=progress,
+        )  # fmt: skip
+    if preset is not None or isinstance(settings, OfflineSettings) or isinstance(env_id, Path) or steps is None:
+        raise ConfigError(
+            f"{solver} learns in an environment: it needs steps, an environment and RunSettings, and has no presets; "
+            f"got steps={steps}, {env_id}, settings={settings}, preset={preset}."
+        )
     job = Job(
         solver=solver,
         env_id=env_id,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from saferl.config import from_mapping, parse_assignments
+from saferl.config import check_ranges, from_mapping, parse_assignments
 from saferl.errors import ConfigError, UnknownNameError
 
 
@@ -56,26 +56,54 @@ class RunSettings:
             raise ConfigError(f"RunSettings.validation_share must be in [0, 1]; got {self.validation_share}.")
 
 
+@dataclass(frozen=True)
+class OfflineSettings:
+    """How an offline solver is run."""
+
+    num_checkpoints: int = 10
+    """Checkpoints over the run, evenly spaced, from which a cut run resumes; the last two are kept. 0: none."""
+    checkpoint_seconds: float = 60.0
+    """A checkpoint is also written when the last one is this old, in seconds, > 0."""
+    log_every: int = 0
+    """Updates per row of the log; 0: a hundredth of the run, at most 1,000."""
+    torch_threads: int = 0
+    """Threads of torch; 0: one."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_ranges(
+            self, positive=("checkpoint_seconds",), non_negative=("num_checkpoints", "log_every", "torch_threads")
+        )
+
+
+SettingsT = TypeVar("SettingsT", RunSettings, OfflineSettings)
+
+
 def split_assignments(
-    assignments: list[str], config_class: type[Any], base: Mapping[str, Any] | None = None
-) -> tuple[Any, RunSettings]:
+    assignments: list[str],
+    config_class: type[Any],
+    base: Mapping[str, Any] | None = None,
+    settings_class: type[SettingsT] = RunSettings,  # type: ignore[assignment]
+) -> tuple[Any, SettingsT]:
     """Sort ``KEY=VALUE`` strings, on top of the values of ``base``, into a solver's config and the run's settings.
 
     Raises:
         UnknownNameError: a key of neither.
         ConfigError: a value of the wrong type, a key given twice, or a text without ``=``.
     """
-    run_names, solver_names = _names(RunSettings), _names(config_class)
-    values = dict(base or {}) | read_assignments(assignments, config_class)
+    run_names, solver_names = _names(settings_class), _names(config_class)
+    values = dict(base or {}) | read_assignments(assignments, config_class, settings_class)
     for key in values:
         _require_known(key, run_names | solver_names)
     return (
         from_mapping(config_class, {k: v for k, v in values.items() if k not in run_names}),
-        from_mapping(RunSettings, {k: v for k, v in values.items() if k in run_names}),
+        from_mapping(settings_class, {k: v for k, v in values.items() if k in run_names}),
     )
 
 
-def read_assignments(assignments: list[str], config_class: type[Any]) -> dict[str, Any]:
+def read_assignments(
+    assignments: list[str], config_class: type[Any], settings_class: type[Any] = RunSettings
+) -> dict[str, Any]:
     """The values of ``KEY=VALUE`` strings whose keys a solver's config or the run's settings have.
 
     Raises:
@@ -87,7 +115,7 @@ def read_assignments(assignments: list[str], config_class: type[Any]) -> dict[st
         key, sign, _ = assignment.partition("=")
         key = key.strip()
         if sign:
-            _require_known(key, _names(RunSettings) | _names(config_class))
+            _require_known(key, _names(settings_class) | _names(config_class))
         if sign and key in seen:
             raise ConfigError(f"The option {key!r} must be given once; got {seen[key]!r} and {assignment!r}.")
         seen[key] = assignment

@@ -8,10 +8,11 @@ import saferl
 from saferl import Constraint, ConstraintSet
 from saferl.errors import ConfigError, ConstraintError, TrainingError, UnknownNameError
 from saferl.solvers import CPO, RCPO, SOLVERS, CaT, LagrangianVecEnv, PIDLag, PPOLag, ReLOAD, TRPOLag, UnconstrainedPPO
+from saferl.solvers.catalogue import ONLINE
 from saferl.solvers.reload import ReLOADConfig
 
 ENV = "saferl.testing.solver_envs:drift"
-CONSTRAINED = [name for name in SOLVERS if name != "ppo"]
+CONSTRAINED = [name for name in ONLINE if name != "ppo"]
 
 
 def drift(**constraint):

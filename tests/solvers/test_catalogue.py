@@ -11,7 +11,7 @@ from gymnasium import spaces
 import saferl
 from saferl import Constraint, ConstraintSet
 from saferl.solvers import SOLVERS
-from saferl.solvers.catalogue import CATALOGUE, Paper
+from saferl.solvers.catalogue import CATALOGUE, ONLINE, Paper
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "solvers"
 ACTIONS = {
@@ -43,11 +43,12 @@ def test_the_listed_kinds_and_way_of_sampling_are_those_of_the_class(solver):
     assert tuple(solver_class.supported_kinds) == facts.kinds
     bases = {base.__name__ for base in solver_class.__mro__}
     assert ("OffPolicyAlgorithm" in bases) == (facts.sampling == "off-policy")
+    assert ("OfflineSolver" in bases) == (facts.sampling == "offline")
 
 
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size:UserWarning")
 @pytest.mark.parametrize("space", ACTIONS)
-@pytest.mark.parametrize("solver", list(CATALOGUE))
+@pytest.mark.parametrize("solver", ONLINE)
 def test_the_listed_action_spaces_are_those_that_are_taken(solver, space):
     env = saferl.make_vec(Actions, 1, name=space)
     if space in CATALOGUE[solver].actions:

@@ -6,11 +6,12 @@ from gymnasium import spaces
 from saferl.errors import ConstraintError, UnknownNameError
 from saferl.rollout import CostVecEnv
 from saferl.solvers import SOLVERS
+from saferl.solvers.catalogue import ONLINE
 
 
 # Stable-Baselines3's own PPO warns of a rollout that its batch size does not divide.
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size:UserWarning")
-@pytest.mark.parametrize("solver", list(SOLVERS))
+@pytest.mark.parametrize("solver", ONLINE)
 def test_a_solver_makes_its_environment_from_an_id_of_saferl(solver, tmp_path):
     solver_class = SOLVERS.load(solver)
     model = solver_class("MlpPolicy", "ParadoxA-v0", seed=0, device="cpu")
@@ -23,7 +24,7 @@ def test_a_solver_makes_its_environment_from_an_id_of_saferl(solver, tmp_path):
     assert again.env.env_id == "ParadoxA-v0"
 
 
-@pytest.mark.parametrize("solver", list(SOLVERS))
+@pytest.mark.parametrize("solver", ONLINE)
 def test_an_id_that_is_unknown_or_has_no_constraints_is_refused(solver):
     with pytest.raises(UnknownNameError, match=r"Unknown environment 'ParadoxB-v1'\. Did you mean 'ParadoxB-v0'"):
         SOLVERS.load(solver)("MlpPolicy", "ParadoxB-v1")

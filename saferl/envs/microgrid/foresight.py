@@ -60,8 +60,8 @@ def perfect_foresight(series: Series, soc: float, params: MicrogridParams | None
 
     Example:
         >>> day = Series(np.full(60, 400.0), np.zeros(60))
-        >>> round(perfect_foresight(day, 0.1).adjusted_fuel, 1)  # 400 kWh at 0.25 + 10 / 440 l
-        109.1
+        >>> round(perfect_foresight(day, 0.1).adjusted_fuel, 1)  # 400 kWh, less 5 % of charge, at 0.25 + 10 / 440 l
+        108.5
     """
     params = params if params is not None else MicrogridParams()
     engine, battery, minutes = params.genset, params.battery, len(series.demand)

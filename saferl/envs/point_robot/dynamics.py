@@ -60,7 +60,7 @@ def margin(states: npt.ArrayLike) -> Array:
 
     Example:
         >>> margin([[0.4, -1.2, 0.0, 0.0], [0.4, 0.6, 2.0, 1.0]]).round(6).tolist()
-        [0.8, -0.224429]
+        [0.8, -0.2]
     """
     return np.asarray(HAZARD_RADIUS - hazard_distances(states).min(axis=-1))
 

@@ -1,8 +1,8 @@
 r"""FISOR: feasibility-guided safe offline reinforcement learning, for limits that hold in every state.
 
 Zheng, Li, Yu, Yang, Li, Zhan, Liu (2024), "Safe offline reinforcement learning with feasibility-guided diffusion
-model". ``h`` is the constraint margin of a transition's state, above 0 where the constraint is violated. Three supervised
-problems, none of which asks a policy for actions:
+model". ``h`` is the constraint margin of a transition's state, above 0 where the constraint is violated. Three
+supervised problems, none of which asks a policy for actions:
 
 1. Feasibility: how large will h become at best? ``L_p(u) = |p - 1(u < 0)| u^2``:
 
@@ -11,8 +11,8 @@ problems, none of which asks a policy for actions:
 
 2. Reward, as in implicit Q-learning: ``V_r <- min E L_p(min_i Qbar_r,i(s, a) - V_r(s))`` and
    ``Q_r,i <- r + gamma (1 - terminal) V_r(s')``.
-3. A diffusion policy by weighted denoising, ``min E w(s, a) |noise - eps(noised a, s, t)|^2``, with ``A_r = min_i Qbar_r,i
-   - V_r``, ``A_h = max_i Qbar_h,i - V_h`` and
+3. A diffusion policy by weighted denoising, ``min E w(s, a) |noise - eps(noised a, s, t)|^2``, with
+   ``A_r = min_i Qbar_r,i - V_r``, ``A_h = max_i Qbar_h,i - V_h`` and
 
        w = 1(Q_h <= 0) min(exp(reward_temperature A_r), max_weight)             where V_h <= 0
        w = min(exp(-cost_temperature A_h), max_infeasible_weight)               where V_h > 0
@@ -27,36 +27,34 @@ its edge (``calibrate`` moves the edge). Learned values guarantee nothing; there
 Differences from the paper:
 
 - A time limit is not the end: values bootstrap through truncation, for the reward and for h (the authors' code cuts).
-- At a terminal state the future is the margin of that state, ``y = (1 - gamma) h + gamma max(h, h(s'))``, where the data
-  hold it (``next_h``); without it ``y = h``, as the authors have it. Elsewhere V_h(s') is not taken below a known
-  ``h(s')``, which it cannot lie below at the fixed point.
+- At a terminal state the future is the margin of that state, ``y = (1 - gamma) h + gamma max(h, h(s'))``, where the
+  data hold it (``next_h``); without it ``y = h``, as the authors have it. Elsewhere V_h(s') is not taken below a
+  known ``h(s')``, which it cannot lie below at the fixed point.
 - Of several constraints h is the largest margin; without margins h is -1 for a transition free of costs and
   ``cost_scale`` otherwise.
 - Observations can be standardised, the constraint tightened by ``margin``, and the most rewarding safe candidate taken
   instead of the safest. The preset ``small`` does so and is not from the paper.
 - The ranges of the returns that scale rewards are those of the data at hand.
-- The two critics' updates are one update of a batched network; updates, targets and their order are the same.
+- The updates of V_r and V_h are one of a batched network, and so are those of Q_r and Q_h; order and targets are the
+  same.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from stable_baselines3.common.utils import polyak_update
 
 from saferl.config import check_ranges
-from saferl.data.dataset import Dataset, Floats
-from saferl.errors import ConfigError, DataError
-from saferl.policy.critic import QEnsemble
-from saferl.policy.diffusion import denoising_errors
-from saferl.policy.ensemble import Ensemble
+from saferl.data.dataset import Dataset
 from saferl.policy.feasible_diffusion import FeasibleDiffusion
+from saferl.policy.offline_actor import flat_observations
+from saferl.solvers.offline.base import OfflineSolver, TrainingData, observation_scale
+from saferl.solvers.offline.feasibility import margins_of, reward_factor
+from saferl.solvers.offline.fisor_networks import Batch, FISORNetworks
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class FISORConfig:
     expectile: float = 0.9
     """Expectile of the reward value, in (0, 1)."""
     feasibility_expectile: float = 0.9
-    """Reverse expectile of the feasibility value, in (0, 1); towards 1 it becomes the minimum over the data's actions."""
+    """Reverse expectile of the feasibility value, in (0, 1); towards 1 it becomes the minimum over the actions."""
     reward_temperature: float = 3.0
     """Sharpness of the policy's weights towards reward, in feasible states."""
     cost_temperature: float = 5.0
@@ -82,7 +80,7 @@ class FISORConfig:
     max_infeasible_weight: float = 150.0
     """Largest weight in infeasible states."""
     reward_span: float = 0.0
-    """Rewards are multiplied so that the data's returns span this many times their longest episode; 0: left as they are."""
+    """Rewards are multiplied so that returns span this many times the longest episode; 0: left as they are."""
     standardise: bool = False
     """Whether observations are brought to mean 0 and standard deviation 1."""
     learning_rate: float = 3e-4
@@ -90,7 +88,7 @@ class FISORConfig:
     actor_decay: int = 3_000_000
     """Updates of the denoiser over which its step size falls to 0 along a cosine."""
     critic_batch: int = 256
-    """Transitions per update of the critics."""
+    """Transitions per update of the critics: the first of the step's."""
     actor_batch: int = 1024
     """Transitions per update of the denoiser."""
     actor_updates: int = 2
@@ -106,9 +104,9 @@ class FISORConfig:
     candidates: int = 16
     """Actions N that are drawn per state, of which one is taken."""
     selection: Literal["safest", "rewarding"] = "safest"
-    """The candidate with the smallest Q_h, as published; or the best Q_r among those with ``Q_h <= -margin``, if any."""
+    """The candidate with the smallest Q_h, as published; or the best Q_r of those with ``Q_h <= -margin``, if any."""
     margin: float = 0.0
-    """Tightens the constraint for the policy: V_h and Q_h must lie this far below 0 to count as safe, in units of h."""
+    """Tightens the policy's constraint: V_h and Q_h must lie this far below 0 to count as safe, in units of h."""
     width: int = 256
     """Width of the denoiser."""
     blocks: int = 3
@@ -161,236 +159,87 @@ PRESETS: dict[str, dict[str, Any]] = {"published": {}, "small": SMALL}
 """Options by the name of the preset."""
 
 
-def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
-    """Mean of ``|expectile - 1(u < 0)| u^2``.
+class FISOR(OfflineSolver):
+    """Feasibility-guided safe offline reinforcement learning.
 
-    With u = target - value and an expectile above 0.5 the value follows the high targets, with u = value - target the
-    low ones (the reverse expectile of FISOR, equation 9).
+    Example:
+        >>> solver = FISOR(preset="small")
+        >>> policy = solver.fit(saferl.data.load_dataset("data/pr.hdf5"), steps=20_000).policy  # doctest: +SKIP
+        >>> solver.feasible(observations, epsilon=0.05)                                         # doctest: +SKIP
     """
-    weight = th.where(errors < 0.0, 1.0 - expectile, expectile)
-    return (weight * errors.square()).mean()
 
+    name = "fisor"
+    config_class = FISORConfig
+    supported_kinds = ("statewise",)
+    presets = PRESETS
+    default_steps = 1_000_000
 
-def feasible_targets(h: th.Tensor, next_values: th.Tensor, gamma: float) -> th.Tensor:
-    """Feasible Bellman operator ``(1 - gamma) h + gamma max(h, V_h(s'))``, a contraction by gamma (FISOR, eq. 5)."""
-    return (1.0 - gamma) * h + gamma * th.maximum(h, next_values)
+    config: FISORConfig
 
+    def build(self, data: TrainingData, seed: int) -> None:
+        """Make the networks and their optimisers, and what batches are drawn from.
 
-def next_feasibility(values: th.Tensor, h: th.Tensor, next_h: th.Tensor | None, terminals: th.Tensor) -> th.Tensor:
-    """V_h(s') as the operator takes it: the state's own margin at a terminal state, and never below it elsewhere.
-
-    Args:
-        values: V_h of the next states, (B,).
-        h: Margins of the states before, (B,), which stand for an unknown margin of a terminal state.
-        next_h: Margins of the next states, (B,), or None where the data have none.
-        terminals: True where the next state is terminal, (B,); a time limit is not.
-    """
-    if next_h is None:
-        return th.where(terminals, h, values)
-    return th.where(terminals, next_h, th.maximum(next_h, values))
-
-
-def feasible_weights(
-    values: th.Tensor,
-    action_values: th.Tensor,
-    reward_advantages: th.Tensor,
-    *,
-    reward_temperature: float,
-    cost_temperature: float,
-    max_weight: float,
-    max_infeasible_weight: float,
-) -> th.Tensor:
-    """Weights of transitions in the denoising loss, (B,) (FISOR, equation 15).
-
-    Args:
-        values: V_h(s), (B,).
-        action_values: Q_h(s, a), (B,).
-        reward_advantages: A_r(s, a), (B,).
-        reward_temperature: Sharpness towards reward in feasible states.
-        cost_temperature: Sharpness towards safety in infeasible states.
-        max_weight: Largest weight in feasible states.
-        max_infeasible_weight: Largest weight in infeasible states.
-    """
-    rewarding = th.exp(reward_temperature * reward_advantages).clamp(max=max_weight)
-    safest = th.exp(-cost_temperature * (action_values - values)).clamp(max=max_infeasible_weight)
-    return th.where(values <= 0.0, th.where(action_values <= 0.0, rewarding, 0.0), safest)
-
-
-def margins_of(dataset: Dataset, source: str, cost_scale: float) -> tuple[Floats, Floats | None]:
-    """Largest margin h (N,) of every transition and of its next state, None where the data do not say.
-
-    Args:
-        dataset: The data.
-        source: ``dataset``, ``costs`` or ``auto``, as in :class:`FISORConfig`.
-        cost_scale: h of a transition that costs something, where h comes from costs.
-
-    Raises:
-        DataError: margins were asked for and there are none.
-    """
-    if source == "dataset" and dataset.h is None:
-        raise DataError(
-            "FISOR.margins is 'dataset', but the data have no h. Use margins='costs', or data with margins."
-        )
-    if source != "costs" and dataset.h is not None:
-        return dataset.h.max(axis=1), None if dataset.next_h is None else dataset.next_h.max(axis=1)
-    is_costly = (dataset.costs > 0.0).any(axis=1)
-    return np.where(is_costly, cost_scale, -1.0).astype(np.float32), None
-
-
-def reward_factor(dataset: Dataset, span: float) -> float:
-    """What rewards are multiplied by, so that returns span ``span`` times the longest episode; 1 where span is 0."""
-    returns = dataset.returns()
-    width = float(returns.max() - returns.min())
-    longest = int((dataset.episode_ends - dataset.episode_starts).max())
-    return span * longest / width if span > 0.0 and width > 0.0 else 1.0
-
-
-def calibrate_epsilon(values: npt.ArrayLike, violated: npt.ArrayLike, level: float = 0.02) -> float:
-    """The smallest margin epsilon >= 0 at which ``V_h <= -epsilon`` passes at most a share ``level`` of bad starts.
-
-    Split conformal: with the n bad starts in order of V_h, the ``floor(level (n + 1))``-th smallest may still pass;
-    a further bad start, exchangeable with them, passes with probability at most ``level``.
-
-    Args:
-        values: V_h of the starts of held-out rollouts, (E,).
-        violated: Whether each rollout violated the constraint, (E,).
-        level: Share of bad starts that may pass, in (0, 1).
-
-    Raises:
-        ConfigError: too few rollouts violated to say anything at this level.
-    """
-    bad = np.sort(np.asarray(values, dtype=np.float64)[np.asarray(violated, dtype=bool)])
-    allowed = math.floor(level * (len(bad) + 1) + 1e-9)
-    if allowed < 1:
-        raise ConfigError(
-            f"Calibrating epsilon at level {level:g} needs at least {math.ceil(1 / level - 1e-9) - 1} held-out rollouts "
-            f"that violate; got {len(bad)}. Give more rollouts from unsafe starts, or a higher level."
-        )
-    return max(0.0, -float(bad[allowed - 1]))
-
-
-class Batch(NamedTuple):
-    """A batch as the losses take it; features are scaled observations, actions lie in [-1, 1]."""
-
-    features: th.Tensor
-    """(B, F)."""
-    actions: th.Tensor
-    """(B, A)."""
-    rewards: th.Tensor
-    """Scaled, (B,)."""
-    h: th.Tensor
-    """Margin before the action, or of the transition where it is made from costs, (B,)."""
-    next_h: th.Tensor | None
-    """Margin of the next state, (B,), if the data have it."""
-    next_features: th.Tensor
-    """(B, F)."""
-    terminals: th.Tensor
-    """True where no future follows, (B,)."""
-
-
-class FISORNetworks:
-    """What is learned: the acting policy (running averages), and the networks that gradients move."""
-
-    def __init__(self, num_features: int, action_width: int, config: FISORConfig) -> None:
-        """Build all networks and their optimisers."""
-        keys = ("width", "blocks", "expansion", "time_features", "time_width", "dropout")
-        denoiser = {"steps": config.denoising_steps, **{key: getattr(config, key) for key in keys}}
-        arch = config.critic_arch
-        self.config = config
-        self.policy = FeasibleDiffusion(
-            num_features,
-            action_width,
-            denoiser=denoiser,
-            critic_arch=arch,
-            candidates=config.candidates,
-            is_rewarding=config.selection == "rewarding",
-            margin=config.margin,
-        )
-        self.denoiser = copy.deepcopy(self.policy.denoiser)
-        self.values = Ensemble(2, num_features, arch)
-        """V_r and V_h."""
-        self.critics = QEnsemble(4, num_features, action_width, arch)
-        """The twins of Q_h, then those of Q_r."""
-        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.alpha_bar = th.as_tensor(self.policy.schedule.alpha_bar, dtype=th.float32)
-        self.actor_count = 0
-        rate = config.learning_rate
-        self.value_optimizer = th.optim.Adam(self.values.parameters(), lr=rate, fused=True)
-        self.critic_optimizer = th.optim.Adam(self.critics.parameters(), lr=rate, fused=True)
-        self.actor_optimizer = th.optim.Adam(self.denoiser.parameters(), lr=rate, fused=True)
-
-    def update_critics(self, data: Batch) -> dict[str, float]:
-        """Move V_r and V_h, then Q_r and Q_h, then the running averages; the losses."""
-        config, actions = self.config, data.actions.unsqueeze(1)
-        with th.no_grad():
-            targets = self.targets(data.features, actions).squeeze(-1)
-        reward_values, values = self.values(data.features)
-        reward_value_loss = expectile_loss(targets[2:].amin(dim=0) - reward_values, config.expectile)
-        value_loss = expectile_loss(values - targets[:2].amax(dim=0), config.feasibility_expectile)
-        _step(self.value_optimizer, reward_value_loss + value_loss)
-        with th.no_grad():
-            next_reward_values, next_values = self.values(data.next_features)
-            reward_targets = data.rewards + config.gamma * (~data.terminals).float() * next_reward_values
-            next_values = next_feasibility(next_values, data.h, data.next_h, data.terminals)
-            h_targets = feasible_targets(data.h, next_values, config.gamma)
-        predicted = self.critics(data.features, actions).squeeze(-1)
-        reward_loss = (reward_targets - predicted[2:]).square().mean()
-        loss = (h_targets - predicted[:2]).square().mean()
-        _step(self.critic_optimizer, reward_loss + loss)
-        polyak_update(self.critics.parameters(), self.targets.parameters(), config.tau)
-        losses = {"reward_value": reward_value_loss, "value": value_loss, "reward_critic": reward_loss, "critic": loss}
-        return {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
-
-    def update_actor(self, data: Batch, generator: th.Generator) -> dict[str, float]:
-        """Move the denoiser and its running average; the loss and what the weights look like."""
+        Raises:
+            DataError: margins were asked for and the data have none.
+        """
         config = self.config
-        with th.no_grad():
-            targets = self.targets(data.features, data.actions.unsqueeze(1)).squeeze(-1)
-            reward_values, values = self.values(data.features)
-            weights = feasible_weights(
-                values + config.margin,
-                targets[:2].amax(dim=0) + config.margin,
-                targets[2:].amin(dim=0) - reward_values,
-                reward_temperature=config.reward_temperature,
-                cost_temperature=config.cost_temperature,
-                max_weight=config.max_weight,
-                max_infeasible_weight=config.max_infeasible_weight,
-            )
-        step = th.randint(config.denoising_steps, (len(weights),), generator=generator)
-        noise = th.randn(data.actions.shape, generator=generator)
-        errors = denoising_errors(self.denoiser, data.features, data.actions, step, noise, self.alpha_bar)
-        loss = (weights * errors).mean()
-        rate = config.learning_rate * cosine(self.actor_count, config.actor_decay)
-        for group in self.actor_optimizer.param_groups:
-            group["lr"] = rate
-        _step(self.actor_optimizer, loss)
-        self.actor_count += 1
-        polyak_update(self.denoiser.parameters(), self.policy.denoiser.parameters(), config.actor_tau)
-        return {
-            "loss/actor": float(loss.detach()),
-            "weights/mean": float(weights.mean()),
-            "weights/zero": float((weights == 0.0).float().mean()),
-            "values/feasible": float((values <= 0.0).float().mean()),
-        }
+        self.networks = FISORNetworks(data.num_features, data.action_width, config)
+        policy = self.networks.policy
+        policy.shift, policy.scale = observation_scale(data.dataset, standardise=config.standardise)
+        self.source = _Source(data.dataset, config)
+        self.random = np.random.default_rng(seed)
+        self.keep(random=self.random, **self.networks.parts())
+
+    def update(self) -> dict[str, float]:
+        """The denoiser's updates, then one of V_r, V_h, Q_r and Q_h; their losses and what the weights look like."""
+        config, networks = self.config, self.networks
+        drawn = max(config.actor_updates * config.actor_batch, config.critic_batch)
+        batch = self.source.batch(self.random.integers(self.source.size, size=drawn), networks.policy)
+        metrics: dict[str, float] = {}
+        for index in range(config.actor_updates):
+            part = batch.rows(index * config.actor_batch, config.actor_batch)
+            metrics = networks.update_actor(part, self.generator, self.num_updates * config.actor_updates + index)
+        return metrics | networks.update_critics(batch.rows(0, config.critic_batch))
 
     def publish(self) -> FeasibleDiffusion:
-        """The acting policy with the critics and values of now."""
-        policy = self.policy
-        with th.no_grad():
-            for own, learned in zip(policy.critics.parameters(), self.targets.parameters(), strict=True):
-                own.copy_(learned[: len(own)])
-            for own, learned in zip(policy.value.parameters(), self.values.parameters(), strict=True):
-                own.copy_(learned[1:])
-        policy.refresh()
-        return policy.eval()
+        """The running average of the denoiser, with the critics and V_h of now."""
+        return self.networks.publish()
+
+    def feasibility_value(self, observations: Any) -> npt.NDArray[np.float32]:
+        """V_h of a batch of raw observations, (B,): above 0 a violation is expected whatever is done."""
+        data = self._started()
+        flat = flat_observations(data.spaces.observation, observations)
+        values: npt.NDArray[np.float32] = self.policy_of_now().feasibility(th.from_numpy(flat)).numpy()
+        return values
+
+    def feasible(self, observations: Any, epsilon: float = 0.0) -> npt.NDArray[np.bool_]:
+        """Whether ``V_h <= -epsilon`` at each of a batch of raw observations, (B,)."""
+        return np.asarray(self.feasibility_value(observations) <= -epsilon)
+
+    def policy_of_now(self) -> FeasibleDiffusion:
+        """The policy that acts, without another copy of it while nothing was learned since."""
+        policy = self.actor().policy
+        assert isinstance(policy, FeasibleDiffusion)
+        return policy
 
 
-def cosine(count: int, decay: int) -> float:
-    """Factor of the step size after ``count`` updates: from 1 to 0 at ``decay`` along half a cosine, 0 afterwards."""
-    return 0.5 * (1.0 + math.cos(math.pi * min(count / decay, 1.0)))
+class _Source:
+    """The columns that batches are made from."""
 
+    def __init__(self, dataset: Dataset, config: FISORConfig) -> None:
+        self.dataset, self.size = dataset, len(dataset)
+        self.h, self.next_h = margins_of(dataset, config.margins, config.cost_scale)
+        self.rewards = dataset.rewards * np.float32(reward_factor(dataset, config.reward_span))
 
-def _step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+    def batch(self, rows: npt.NDArray[np.int64], policy: FeasibleDiffusion) -> Batch:
+        """The transitions ``rows``, with the observations scaled as ``policy`` scales them."""
+        data = self.dataset
+        return Batch(
+            features=policy.features(th.from_numpy(data.observations[rows])),
+            actions=th.from_numpy(data.actions[rows]),
+            rewards=th.from_numpy(self.rewards[rows]),
+            h=th.from_numpy(self.h[rows]),
+            next_h=None if self.next_h is None else th.from_numpy(self.next_h[rows]),
+            next_features=policy.features(th.from_numpy(data.next_observations[rows])),
+            terminals=th.from_numpy(data.terminals[rows]),
+        )

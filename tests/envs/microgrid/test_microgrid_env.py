@@ -9,6 +9,7 @@ import pytest
 import saferl
 from saferl.envs.microgrid import MicrogridParams, Series
 from saferl.envs.microgrid.baselines import BASELINES, baseline
+from saferl.envs.microgrid.battery import stored_energy
 from saferl.envs.microgrid.env import Microgrid
 from saferl.envs.microgrid.foresight import adjusted_fuel, perfect_foresight
 from saferl.envs.microgrid.observation import decode
@@ -267,10 +268,13 @@ def test_nobody_who_meets_the_demand_beats_perfect_foresight(name):
 
 
 def test_perfect_foresight_has_the_value_of_a_day_by_hand():
-    """Two hours at 300 kW: the full battery of 10 % to 90 % serves as much as its price makes worth it."""
+    """Two hours at 300 kW: the charge from 10 % down to the reserve's 5 % is worth more than its price."""
     day = Series(np.full(120, 300.0), np.zeros(120))
     best = perfect_foresight(day, 0.1)
-    assert best.adjusted_fuel == pytest.approx(600 * (0.25 + 10 / 440))
+    battery = MicrogridParams().battery
+    served = battery.efficiency * (stored_energy(0.1, battery) - stored_energy(0.05, battery))
+    assert best.adjusted_fuel == pytest.approx((600 - served) * (0.25 + 10 / 440) + 150 * 0.05)
+    assert best.last_charge == pytest.approx(0.05)
     windy = perfect_foresight(Series(np.full(120, 300.0), np.full(120, 400.0)), 0.1)
     assert windy.fuel == pytest.approx(0.0, abs=1e-6)
     assert windy.adjusted_fuel < 0.0  # 100 kW of surplus are worth something

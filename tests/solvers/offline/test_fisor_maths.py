@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from saferl.data.dataset import Dataset
 from saferl.errors import ConfigError, DataError
-from saferl.solvers.offline.fisor import (
+from saferl.solvers.offline.feasibility import (
     calibrate_epsilon,
-    cosine,
     expectile_loss,
     feasible_targets,
     feasible_weights,
@@ -21,6 +20,7 @@ from saferl.solvers.offline.fisor import (
     next_feasibility,
     reward_factor,
 )
+from saferl.solvers.offline.fisor_networks import cosine
 
 TEMPERATURES = {"reward_temperature": 3.0, "cost_temperature": 5.0, "max_weight": 100.0, "max_infeasible_weight": 150.0}
 
