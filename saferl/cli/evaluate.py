@@ -37,7 +37,10 @@ def evaluate(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The mean or most likely action instead of a sampled one.")
     ] = False,
-    budget: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: judge by these budgets (repeatable).")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: judge by these budgets; policies that take budgets act at them (repeatable)."),
+    ] = None,
     cost: Annotated[
         str | None, typer.Option(help="module:function, called with (obs, action, next_obs): costs for an env without.")
     ] = None,

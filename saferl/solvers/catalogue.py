@@ -200,6 +200,36 @@ CATALOGUE: Mapping[str, SolverFacts] = {
         actions=("Box",),
         kinds=("episode_sum",),
     ),
+    "cdt": SolverFacts(
+        "saferl.solvers.offline.cdt:CDT",
+        "From data: a transformer that is asked for a return within the budgets; any budget at run time.",
+        "imitation",
+        "None; it imitates what the data did near the targets, and overspends where they did not get that far.",
+        Paper("Liu, Guo, Yao, Cen, Yu, Zhang, Zhao", 2023, "2302.07351"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
+    "caps": SolverFacts(
+        "saferl.solvers.offline.caps:CAPS",
+        "From data: heads from rewarding to cheap, switched by what is left of the budget; any budget at run time.",
+        "feasibility",
+        "None with learned critics; a head is taken only where its cost value is below the rest of the budget.",
+        Paper("Chemingui, Deshwal, Wei, Fern, Doppa", 2025, "2412.18946"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
+    "trebi": SolverFacts(
+        "saferl.solvers.offline.trebi:TREBI",
+        "From data: plans by diffusion, guided into what is left of the budget; any budget at run time, slow.",
+        "feasibility",
+        "None with learned networks; a plan is preferred where its predicted cost is within the rest of the budget.",
+        Paper("Lin, Tang, Wu, Yu, Mao, Xie, Wang, Wang", 2023, "2306.00603"),
+        sampling="offline",
+        actions=("Box",),
+        kinds=("episode_sum",),
+    ),
 }
 """Every solver of this package by name."""
 ONLINE = tuple(name for name, facts in CATALOGUE.items() if facts.sampling != "offline")

@@ -72,7 +72,6 @@ def test_one_training_serves_every_budget():
         generators = [np.random.default_rng(row) for row in range(100)]
         return float(actor.act(probe, state, generators, deterministic=False).mean())
 
-    print([mean_action(b, 0.0) for b in (0.1, 1, 2, 3, 4)], mean_action(4.0, 3.9))
     assert mean_action(0.5, 0.0) < mean_action(4.0, 0.0) - 0.3
     assert mean_action(4.0, 3.5) < mean_action(4.0, 0.0) - 0.3
 
