@@ -2,10 +2,13 @@
 
     PEER_PYTHON osrl_peer.py train cdt DATA OUT --steps 5000 --batch 64 --seed 0 --options '{"max_reward": 60}'
     PEER_PYTHON osrl_peer.py serve OUT
+    PEER_PYTHON osrl_peer.py time --observation 60 --action 2
 
 ``serve`` answers on standard input and output: one line of JSON per request, then raw float32 numbers where it says so.
 ``{"op": "begin", "lanes": L, "target_return": R, "target_cost": C}``; ``{"op": "act"}`` with observations (L, F),
 answered with actions (L, A); ``{"op": "observe"}`` with rewards (L,) and costs (L,). Lanes run in step.
+``time`` waits for lines ``step BATCH`` and ``act COUNT``, and answers with the seconds of one training step of CDT on
+random windows, or of COUNT actions in one environment.
 Networks, losses, augmentation, sampling and the windows at run time are OSRL's; a batch of lanes stands for its one
 environment, and ``DataLoader`` workers are left out (two cores).
 """
@@ -216,6 +219,36 @@ def _serve(arguments: argparse.Namespace) -> None:
                 lanes.observe(rewards, costs)
 
 
+def _time(arguments: argparse.Namespace) -> None:
+    from osrl.algorithms import CDTTrainer
+
+    th.set_num_threads(arguments.threads)
+    widths = {"observation_width": arguments.observation, "action_width": arguments.action}
+    facts = {"algorithm": "cdt", "episode_len": 1000, **widths}
+    model = _build(facts)
+    trainer = CDTTrainer(model, None, logger=_Silent(), reward_scale=_REWARD_SCALE, cost_scale=1.0, **_TRAINER)
+    for line in sys.stdin:
+        kind, count = line.split()[0], int(line.split()[1])
+        if kind == "step":
+            windows = (count, _LENGTH)
+            parts = (th.randn(*windows, arguments.observation), th.rand(*windows, arguments.action) * 2 - 1)
+            targets = (th.rand(windows), th.rand(windows), th.arange(_LENGTH).repeat(count, 1), th.ones(windows))
+            costs = th.randint(0, 2, windows).float()
+            model.train()
+            start = time.perf_counter()
+            trainer.train_one_step(*parts, *targets, th.rand(count), costs)
+        else:
+            model.eval()
+            lanes = _CdtLanes(model, facts, {"lanes": 1, "target_return": 10.0, "target_cost": 10.0})
+            observations = np.random.default_rng(0).normal(size=(count, 1, arguments.observation)).astype(np.float32)
+            start = time.perf_counter()
+            with th.no_grad():
+                for observation in observations:
+                    lanes.act(observation)
+                    lanes.observe(np.ones(1, dtype=np.float32), np.zeros(1, dtype=np.float32))
+        print(time.perf_counter() - start, flush=True)
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -232,6 +265,11 @@ def _main() -> None:
     serve = commands.add_parser("serve")
     serve.add_argument("out")
     serve.set_defaults(run=_serve)
+    timing = commands.add_parser("time")
+    timing.add_argument("--observation", type=int, required=True)
+    timing.add_argument("--action", type=int, required=True)
+    timing.add_argument("--threads", type=int, default=1)
+    timing.set_defaults(run=_time)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

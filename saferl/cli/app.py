@@ -70,6 +70,7 @@ def _load_commands() -> Any:
         bench_reload,
         check,
         collect,
+        estimate,
         evaluate,
         listing,
         quickstart,
@@ -78,4 +79,4 @@ def _load_commands() -> Any:
     )
 
     modules = (bench, bench_microgrid, bench_offline, bench_point_robot, bench_reload, check, collect, evaluate)
-    return *modules, listing, quickstart, report, train
+    return *modules, estimate, listing, quickstart, report, train

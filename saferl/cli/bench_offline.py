@@ -1,4 +1,4 @@
-"""``saferl bench offline`` and ``saferl bench offline-inference``."""
+"""``saferl bench offline``, ``offline-inference`` and ``offline-training``."""
 
 from __future__ import annotations
 
@@ -76,5 +76,31 @@ def offline_inference(
             for row in result["rows"]
         ],
         title=f"{threads} threads, random weights",
+    )
+    write_result(json, result)
+
+
+@bench_app.command(epilog="Example: saferl bench offline-training --peer peer/bin/python --json training.json")
+def offline_training(
+    observation: Annotated[int, typer.Option(help="Width of an observation.")] = 60,
+    action: Annotated[int, typer.Option(help="Width of an action.")] = 2,
+    batch: Annotated[list[int], typer.Option(help="Windows per training step (repeatable).")] = [64, 2048],  # noqa: B006
+    repeats: Annotated[int, typer.Option(help="Readings of each; medians are reported.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of torch, the peer's too.")] = 2,
+    peer: Annotated[str | None, typer.Option(help="Python that has OSRL; without, there is no comparison.")] = None,
+    json: Json = None,
+) -> None:
+    """Seconds per training step of CDT and per thousand actions, ours and OSRL's in turn."""
+    from saferl.bench import bench_offline_training
+
+    check_output(json)
+    result = bench_offline_training(
+        observation=observation,
+        action=action,
+        batches=batch,
+        repeats=repeats,
+        threads=threads,
+        peer=peer,
+        report=report_line,
     )
     write_result(json, result)
