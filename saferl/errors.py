@@ -95,6 +95,7 @@ _EXTRA_OF = {
     "h5py": ("h5py", "train"),
     "jinja2": ("jinja2", "report"),
     "matplotlib": ("matplotlib", "report"),
+    "minari": ("minari", "minari"),
     "mujoco": ("mujoco", "train"),
     "plotly": ("plotly", "report"),
     "shimmy": ("shimmy", "control"),

@@ -68,8 +68,10 @@ def _load_commands() -> Any:
         bench_offline,
         bench_point_robot,
         bench_reload,
+        bench_samplers,
         check,
         collect,
+        data,
         estimate,
         evaluate,
         listing,
@@ -78,5 +80,6 @@ def _load_commands() -> Any:
         train,
     )
 
-    modules = (bench, bench_microgrid, bench_offline, bench_point_robot, bench_reload, check, collect, evaluate)
-    return *modules, estimate, listing, quickstart, report, train
+    benchmarks = (bench, bench_microgrid, bench_offline, bench_point_robot, bench_reload, bench_samplers)
+    modules = (check, collect, data, evaluate)
+    return *benchmarks, *modules, estimate, listing, quickstart, report, train

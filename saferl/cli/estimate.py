@@ -44,17 +44,22 @@ def estimate(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The mean or most likely action instead of a sampled one.")
     ] = False,
+    episodes: Annotated[
+        int | None, typer.Option(help="Use only so many episodes of the data, drawn by the seed: for slow policies.")
+    ] = None,
     horizon: Annotated[int | None, typer.Option(help="Steps of an episode. Default: the longest of the data.")] = None,
-    steps: Annotated[int, typer.Option(help="Updates of the network whose last layer is fitted.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Updates of the network that finds features.")] = 2000,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap behind the intervals.")] = 200,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the estimates as JSON.")] = False,
 ) -> None:
     """Estimate from data what a policy would earn and cost per episode, before it acts anywhere.
 
-    Fitted-Q estimates are there for every policy with a bounded Box of actions, doubly-robust ones where the policy has
-    a density and the data have log_probs. Intervals are bootstraps over the data's episodes.
+    Fitted-Q estimates are there for every policy with a bounded Box of actions; doubly-robust ones need the policy's
+    density and the data's log_probs. Intervals cover the chance in the data's episodes, not what these never show.
     """
+    import numpy as np
+
     import saferl
     from saferl.data import load_dataset
     from saferl.evaluation import EstimateOptions, offline_estimate
@@ -62,6 +67,9 @@ def estimate(
     options = EstimateOptions(steps=steps, resamples=resamples)
     budgets = parse_budgets(budget)
     artefact, dataset = saferl.load(policy), load_dataset(data)
+    if episodes is not None and episodes < dataset.num_episodes:
+        chosen = np.random.default_rng(seed).choice(dataset.num_episodes, size=max(episodes, 0), replace=False)
+        dataset = dataset.select(np.sort(chosen))
     with progress_bar() as bar:
         advance = functools.partial(bar.advance, bar.add_task("estimate", total=steps + resamples, note=""))
         found = offline_estimate(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch as th
@@ -207,9 +208,9 @@ def read_shards(work: Path) -> tuple[Arrays, list[str]]:
     behaviours: list[str] = []
     for path in sorted((work / "shards").glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BadZipFile) as error:
             raise RunFolderError(f"The shard {path} cannot be read ({error}). Remove it and collect again.") from error
         behaviours += arrays.pop("behaviours").tolist()
         parts.append(arrays)

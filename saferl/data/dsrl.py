@@ -29,10 +29,17 @@ if TYPE_CHECKING:
 SCHEMA = "saferl.data/1"
 ENDINGS = (".hdf5", ".h5")
 """Endings of data files."""
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+"""What h5py raises on damaged files."""
+_PLAIN = "Write it plainly: saferl data convert {path} --to dsrl --compression 0 --out NEW.hdf5"
 
 
-def load_dataset(path: str | Path) -> Dataset:
-    """The data set in a file, whichever layout it has.
+def load_dataset(path: str | Path, *, memory_map: bool = False) -> Dataset:
+    """The data set in a file of DSRL's layout or in a folder of Minari's.
+
+    Args:
+        path: The file or folder.
+        memory_map: Leave the arrays of an uncompressed file on the disk, and read from there what is used.
 
     Raises:
         DataError: no file there, not HDF5, or content that :class:`~saferl.data.Dataset` refuses.
@@ -40,18 +47,31 @@ def load_dataset(path: str | Path) -> Dataset:
     Example:
         >>> data = load_dataset("data/pr.hdf5")  # doctest: +SKIP
     """
-    return read_dsrl(path)
+    from saferl.data.minari import is_minari_folder, read_minari
+
+    if not is_minari_folder(path):
+        return read_dsrl(path, memory_map=memory_map)
+    if memory_map:
+        raise DataError(f"{path} cannot be memory-mapped: it is Minari's. {_PLAIN.format(path=path)}")
+    return read_minari(path)
 
 
 def is_data_file(name: str | Path) -> bool:
-    """Whether ``name`` is that of a data file, rather than of an environment."""
-    return str(name).lower().endswith(ENDINGS)
+    """Whether ``name`` is that of a data file or folder, rather than of an environment."""
+    from saferl.data.minari import is_minari_folder
+
+    return str(name).lower().endswith(ENDINGS) or is_minari_folder(name)
 
 
-def read_dsrl(path: str | Path) -> Dataset:
+def read_dsrl(path: str | Path, *, memory_map: bool = False) -> Dataset:
     """The data set in an HDF5 file of DSRL's layout, DSRL's own or ours.
 
     A tail without an end is kept, its last row marked as a timeout, with a warning: other readers drop it silently.
+
+    Args:
+        path: The file.
+        memory_map: Leave the arrays on the disk; the file must be written with ``compression=0``. It is read through
+            once, to be checked, but not held.
 
     Raises:
         DataError: no file there, not HDF5 or cut short, a missing key, or content that is refused; naming file, key and
@@ -64,9 +84,10 @@ def read_dsrl(path: str | Path) -> Dataset:
 
     try:
         with h5py.File(path, "r") as file:
-            arrays = {key: _read(path, file, key) for key in (*REQUIRED, *OPTIONAL, "vector_costs") if key in file}
+            keys = [key for key in (*REQUIRED, *OPTIONAL, "vector_costs") if key in file]
+            arrays = {key: _read(path, file, key, memory_map) for key in keys}
             attributes = dict(file.attrs)
-    except OSError as error:
+    except _HDF5_ERRORS as error:
         raise DataError(
             f"The data file {path} is not HDF5, or was cut short ({error}). Copy or collect it again."
         ) from error
@@ -89,7 +110,7 @@ def write_dsrl(dataset: Dataset, path: str | Path, *, compression: int = 4) -> P
     Args:
         dataset: What to write.
         path: The file; one that exists is refused.
-        compression: Level of gzip, 0 to 9.
+        compression: Level of gzip, 1 to 9; 0 writes plain arrays, which can be memory-mapped.
 
     Raises:
         DataError: ``path`` exists or cannot be written.
@@ -108,7 +129,8 @@ def write_dsrl(dataset: Dataset, path: str | Path, *, compression: int = 4) -> P
                 arrays["vector_costs"] = dataset.costs
             arrays["costs"] = dataset.costs[:, 0]
             for key, array in arrays.items():
-                file.create_dataset(key, data=array, compression="gzip", compression_opts=compression)
+                how = {"compression": "gzip", "compression_opts": compression} if compression else {}
+                file.create_dataset(key, data=array, **how)
             file.attrs["schema"] = SCHEMA
             file.attrs["cost_names"] = json.dumps(list(dataset.cost_names))
             file.attrs["metadata"] = json.dumps(dataset.metadata.to_dict())
@@ -121,13 +143,20 @@ def write_dsrl(dataset: Dataset, path: str | Path, *, compression: int = 4) -> P
     return path
 
 
-def _read(path: Path, file: h5py.File, key: str) -> npt.NDArray[Any]:
+def _read(path: Path, file: h5py.File, key: str, memory_map: bool) -> npt.NDArray[Any]:
     entry = file[key]
     if not hasattr(entry, "dtype"):
         raise DataError(f"{path}: {key} must be an array; got a group. DSRL's files keep their arrays at the root.")
+    if entry.dtype.kind not in "buif":
+        raise DataError(f"{path}: {key} must hold numbers; got {entry.dtype}.")
+    if memory_map:
+        offset = entry.id.get_offset() if entry.chunks is None else None
+        if offset is None:
+            raise DataError(f"{path} cannot be memory-mapped: {key} is compressed. {_PLAIN.format(path=path)}")
+        return np.memmap(path, dtype=entry.dtype, mode="r", offset=offset, shape=entry.shape)
     try:
         return np.asarray(entry[()])
-    except OSError as error:
+    except _HDF5_ERRORS as error:
         raise DataError(
             f"{path}: {key} cannot be read ({error}). The file is damaged: copy or collect it again."
         ) from error

@@ -76,14 +76,14 @@ class TransitionSampler(_Sampler):
         """The transitions of the given rows."""
         data = self.dataset
         return Transitions(
-            data.observations[rows],
-            data.next_observations[rows],
-            data.actions[rows],
+            np.take(data.observations, rows, axis=0),
+            np.take(data.next_observations, rows, axis=0),
+            np.take(data.actions, rows, axis=0),
             data.rewards[rows],
-            data.costs[rows],
+            np.take(data.costs, rows, axis=0),
             self._terminals[rows],
-            None if data.h is None else data.h[rows],
-            None if data.next_h is None else data.next_h[rows],
+            None if data.h is None else np.take(data.h, rows, axis=0),
+            None if data.next_h is None else np.take(data.next_h, rows, axis=0),
         )
 
 
@@ -147,42 +147,52 @@ class WindowSampler(_Sampler):
             raise ConfigError(f"A window needs at least one step; got length={length}.")
         self.dataset, self.length = dataset, length
         self._starts, self._ends = dataset.episode_starts, dataset.episode_ends
-        lengths = self._ends - self._starts
+        self._lengths = lengths = self._ends - self._starts
         chances = lengths.astype(np.float64) if weights is None else np.asarray(weights, dtype=np.float64)
         if chances.shape != lengths.shape or not np.isfinite(chances).all() or chances.min() < 0 or chances.sum() <= 0:
             raise DataError(f"Weights of episodes must be {len(lengths)} numbers >= 0, not all 0; got {chances!r}.")
         self._cumulative = np.cumsum(chances / chances.sum())
         self.returns_to_go = to_go(dataset.rewards[:, None], self._starts)[:, 0]
         self.costs_to_go = to_go(dataset.costs, self._starts)
+        # One gather for all that is a number or a few per step: four small ones take longer than the one.
+        columns = (dataset.rewards[:, None], self.returns_to_go[:, None], dataset.costs, self.costs_to_go)
+        self._numbers = np.concatenate(columns, axis=1)
+        self._steps = np.arange(length)
 
     def sample(self) -> Windows:
         """The next batch."""
         uniform = self.generator.random((2, self.batch_size))
         episodes = np.minimum(np.searchsorted(self._cumulative, uniform[0], side="right"), len(self._starts) - 1)
-        lengths = (self._ends - self._starts)[episodes]
+        lengths = self._lengths[episodes]
         firsts = np.minimum((uniform[1] * lengths).astype(np.int64), lengths - 1)
         return self.take(episodes, firsts)
 
     def take(self, episodes: Indices, firsts: Indices) -> Windows:
         """The windows of given episodes from given steps within them on, (B,) each."""
-        data = self.dataset
-        rows = (self._starts[episodes] + firsts)[:, None] + np.arange(self.length)
+        data, width = self.dataset, self.dataset.costs.shape[1]
+        rows = (self._starts[episodes] + firsts)[:, None] + self._steps
         mask = rows < self._ends[episodes][:, None]
-        rows = np.where(mask, rows, 0)
+        behind = None if mask.all() else ~mask
+        if behind is not None:
+            rows[behind] = 0
 
         def gather(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            taken: npt.NDArray[Any] = array[rows]
-            taken[~mask] = 0
+            taken = np.take(array, rows, axis=0)
+            if behind is not None:
+                taken[behind] = 0
             return taken
 
+        numbers, time_steps = gather(self._numbers), firsts[:, None] + self._steps
+        if behind is not None:
+            time_steps[behind] = 0
         return Windows(
             gather(data.observations),
             gather(data.actions),
-            gather(data.rewards),
-            gather(data.costs),
-            gather(self.returns_to_go),
-            gather(self.costs_to_go),
-            np.where(mask, firsts[:, None] + np.arange(self.length), 0),
+            numbers[..., 0],
+            numbers[..., 2 : 2 + width],
+            numbers[..., 1],
+            numbers[..., 2 + width :],
+            time_steps,
             mask,
             episodes,
         )

@@ -1,4 +1,4 @@
-"""Running a policy on fixed seeds, and what the episodes say about each constraint; on finite CMDPs, exact values."""
+"""Running a policy on fixed seeds, and what episodes say about each constraint; exact values; estimates from data."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -8,19 +8,26 @@ from saferl.evaluation.evaluate import EVALUATION_SEED, VALIDATION_SEED, Evaluat
 from saferl.evaluation.summary import summarise
 
 if TYPE_CHECKING:
+    from saferl.evaluation.estimates import EstimateOptions, OfflineEstimate, offline_estimate
     from saferl.evaluation.exact import ExactEvaluation, evaluate_exactly, tabulate
 
-_LAZY = dict.fromkeys(("ExactEvaluation", "evaluate_exactly", "tabulate"), "saferl.evaluation.exact")
+_LAZY = {
+    **dict.fromkeys(("ExactEvaluation", "evaluate_exactly", "tabulate"), "saferl.evaluation.exact"),
+    **dict.fromkeys(("EstimateOptions", "OfflineEstimate", "offline_estimate"), "saferl.evaluation.estimates"),
+}
 
 __all__ = [
     "BLOCK",
     "EVALUATION_SEED",
     "VALIDATION_SEED",
     "EpisodeRecord",
+    "EstimateOptions",
     "Evaluation",
     "ExactEvaluation",
+    "OfflineEstimate",
     "evaluate",
     "evaluate_exactly",
+    "offline_estimate",
     "summarise",
     "tabulate",
 ]

@@ -1,4 +1,4 @@
-r"""Fitted-Q evaluation with exact linear solves, on indicators of finite CMDPs or on the last layer of a network.
+r"""Fitted-Q evaluation with exact linear solves, on indicators of finite CMDPs or on the layers of a network.
 
 For features phi(s, a) and the policy's mean features in the next state, ``phi'(s') = E_{a ~ pi} phi(s', a)`` (0 at
 terminal states), every iteration of fitted-Q evaluation is a ridge regression whose solution is known:
@@ -10,13 +10,15 @@ solved for, ``(Phi^T (Phi - gamma Phi') + lambda I) w = Phi^T y`` (Le, Voloshin,
 limit of the data is no end: the state after it has a value.
 
 Indicators of state and action make this the value in the maximum-likelihood model of the data, with 0 where the data
-show nothing. For other spaces the features are the last hidden layer of a network trained by temporal differences.
+show nothing. For other spaces the features are the inputs and hidden layers of a network trained by temporal
+differences.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +35,13 @@ from saferl.evaluation.offline_actions import Conduct
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Progress = Callable[[int], None]
 
 _BATCH = 512
 _RATE = 1e-3
 _TAU = 0.01
+_STACKED = 20_000_000
+"""Numbers that the sums of all episodes may take up before they are summed anew for every resample."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,42 @@ class Solution:
         return result
 
 
-def solve(regression: Regression, counts: Array, gamma: float, horizon: int | None) -> Solution:
+class Moments:
+    """Sums over the data that the solves need, from which episodes can be left out or taken several times."""
+
+    def __init__(self, regression: Regression) -> None:
+        """Sum up every episode on its own, where that fits into memory."""
+        self.regression = regression
+        size = regression.taken.shape[1]
+        self._stacks: list[Array] | None = None
+        if len(regression.starts) * size * size <= _STACKED:
+            spans = [slice(start, end) for start, end in zip(regression.starts, regression.ends, strict=True)]
+            left = _dense(regression.taken)
+            right = (left, _dense(regression.following), regression.signals)
+            self._stacks = [np.stack([left[span].T @ part[span] for span in spans]) for part in right]
+
+    def weighted(self, counts: Array) -> tuple[Array, Array, Array]:
+        """Gram matrix (d, d), that with the next features (d, d), and with the signals (d, G).
+
+        Args:
+            counts: How often each episode is in the data, (E,).
+        """
+        regression = self.regression
+        if self._stacks is not None:
+            sums = [np.tensordot(counts, stack, axes=1) for stack in self._stacks]
+        else:
+            weighted = _scaled(regression.taken, np.repeat(counts, regression.lengths))
+            right = (regression.taken, regression.following, regression.signals)
+            sums = [_dense(weighted.T @ part) for part in right]
+        gram, cross, target = (np.asarray(part, dtype=np.float64) for part in sums)
+        return gram, cross, target
+
+
+def solve(moments: Moments, counts: Array, gamma: float, horizon: int | None) -> Solution:
     """Values of the policy from episodes that count ``counts`` times, (E,).
 
     Args:
-        regression: The data's features.
+        moments: Sums of the data's features.
         counts: How often each episode is in the data, (E,).
         gamma: Discount factor.
         horizon: Steps of an episode; None: without end, gamma < 1.
@@ -97,23 +133,32 @@ def solve(regression: Regression, counts: Array, gamma: float, horizon: int | No
     Raises:
         DataError: a value that no policy can have: the fit extrapolates without bound.
     """
-    weights = np.repeat(counts, regression.lengths)
-    weighted = _scaled(regression.taken, weights)
-    gram = _dense(weighted.T @ regression.taken)
-    cross = _dense(weighted.T @ regression.following)
-    target = _dense(weighted.T @ regression.signals)
+    gram, cross, target = moments.weighted(counts)
     size = len(gram)
-    gram = gram + (regression.ridge * max(float(np.trace(gram)) / size, 1e-12)) * np.eye(size)
+    gram = gram + (moments.regression.ridge * max(float(np.trace(gram)) / size, 1e-12)) * np.eye(size)
+    grown = "Fitted-Q evaluation grew without bound: the data show too little of what the policy does."
     if horizon is None:
-        return Solution(np.asarray(np.linalg.solve(gram - gamma * cross, target)[None], dtype=np.float64))
+        try:
+            weights = np.linalg.solve(gram - gamma * cross, target)
+        except np.linalg.LinAlgError as error:
+            raise DataError(grown) from error
+        return Solution(np.asarray(weights[None], dtype=np.float64))
     both = np.linalg.solve(gram, np.hstack([gamma * cross, target]))
     step, reward = both[:, :size], both[:, size:]
     every = np.zeros((horizon + 1, size, target.shape[1]))
-    for k in range(1, horizon + 1):
-        every[k] = reward + step @ every[k - 1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(1, horizon + 1):
+            every[k] = reward + step @ every[k - 1]
     if not np.isfinite(every[-1]).all():
-        raise DataError("Fitted-Q evaluation grew without bound: the data show too little of what the policy does.")
+        raise DataError(grown)
     return Solution(every)
+
+
+def start_values(regression: Regression, solution: Solution, counts: Array) -> Array:
+    """Mean value of the first states of episodes that count ``counts`` times, (G,)."""
+    first = solution.values(regression.current[regression.starts])
+    mean: Array = counts @ first / counts.sum()
+    return mean
 
 
 def tabular_regression(table: Array, dataset: Dataset) -> Regression:
@@ -171,24 +216,33 @@ def whole_numbers(values: npt.NDArray[Any], count: int, key: str) -> Indices:
 
 
 def network_regression(
-    dataset: Dataset, conduct: Conduct, *, steps: int, width: int, gamma: float, ridge: float, seed: int
+    dataset: Dataset,
+    conduct: Conduct,
+    *,
+    steps: int,
+    width: int,
+    gamma: float,
+    ridge: float,
+    seed: int,
+    progress: Progress | None = None,
 ) -> Regression:
-    """The last hidden layer of a network of states and actions, trained for ``steps`` updates.
+    """Inputs and hidden layers of a network of states and actions, trained for ``steps`` updates.
 
     Args:
         dataset: The data.
         conduct: What the policy does along them.
         steps: Updates by temporal differences; 0 leaves random features.
-        width: Features d.
+        width: Of its two hidden layers.
         gamma: Discount factor of the training.
         ridge: Regularisation of the solves behind it.
         seed: Of first weights and batches.
+        progress: Called with the number of updates done since the last call.
     """
     inputs = _Inputs(dataset, conduct)
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
         trunk = _Trunk(inputs.width, width, 1 + dataset.costs.shape[1])
-        _train(trunk, inputs, steps=steps, gamma=gamma, rng=np.random.default_rng(seed))
+        _train(trunk, inputs, steps=steps, gamma=gamma, rng=np.random.default_rng(seed), progress=progress)
     taken = _features(trunk, inputs.states[: len(dataset)], inputs.taken[:, None])
     every = _features(trunk, inputs.states, inputs.actions)
     current = every[: len(dataset)]
@@ -223,15 +277,25 @@ class _Trunk(nn.Module):
 
     def __init__(self, inputs: int, width: int, signals: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(inputs, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU())
-        self.head = nn.Linear(width, signals)
+        self.first = nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
+        self.second = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+        self.head = nn.Linear(inputs + 2 * width, signals)
 
     def forward(self, states: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        features: th.Tensor = self.layers(th.cat([states, actions], dim=-1))
-        return features
+        inputs = th.cat([states, actions], dim=-1)
+        first = self.first(inputs)
+        return th.cat([inputs, first, self.second(first)], dim=-1)
 
 
-def _train(trunk: _Trunk, inputs: _Inputs, *, steps: int, gamma: float, rng: np.random.Generator) -> None:
+def _train(
+    trunk: _Trunk,
+    inputs: _Inputs,
+    *,
+    steps: int,
+    gamma: float,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> None:
     """Temporal differences with a running average of the network in the targets."""
     slow = copy.deepcopy(trunk).requires_grad_(False)
     optimizer = th.optim.Adam(trunk.parameters(), lr=_RATE)
@@ -248,6 +312,8 @@ def _train(trunk: _Trunk, inputs: _Inputs, *, steps: int, gamma: float, rng: np.
         errors.square().mean().backward()
         optimizer.step()
         polyak_update(trunk.parameters(), slow.parameters(), _TAU)
+        if progress is not None:
+            progress(1)
 
 
 def _features(trunk: _Trunk, states: th.Tensor, actions: th.Tensor) -> Array:

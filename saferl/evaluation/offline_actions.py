@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch as th
+from gymnasium import spaces
 
 from saferl.data.dataset import Dataset
 from saferl.errors import ConfigError, DataError
 from saferl.policy.offline import OfflinePolicy
-from saferl.policy.offline_actor import OfflineActor, budget_array, to_unit
+from saferl.policy.offline_actor import OfflineActor, num_features, to_unit
 from saferl.policy.offline_artefact import OfflineArtefact
 
 Array = npt.NDArray[np.float64]
@@ -55,20 +56,18 @@ def conduct_of(policy: Any, dataset: Dataset, *, draws: int, deterministic: bool
         ConfigError: a policy without a bounded Box of actions, or for other widths.
     """
     space = getattr(policy, "action_space", None)
-    if not hasattr(space, "low") or not np.isfinite(space.low).all() or not np.isfinite(space.high).all():  # type: ignore[union-attr]
+    if not isinstance(space, spaces.Box) or not space.is_bounded("both"):
         raise ConfigError(
             f"Offline evaluation of a policy needs actions in a bounded Box; got {space}. On finite CMDPs give the "
             "table of its probabilities, (S, A)."
         )
-    taken = to_unit(dataset.actions, space)  # type: ignore[arg-type]
     actor = policy.policy if isinstance(policy, OfflineArtefact) else policy
     learned: OfflinePolicy | None = actor.policy if isinstance(actor, OfflineActor) else None
-    width = taken.shape[1]
-    if learned is not None and (learned.num_features, learned.action_width) != (dataset.observations[0].size, width):
-        raise ConfigError(
-            f"The policy is for {learned.num_features} features and {learned.action_width} actions; the data have "
-            f"{dataset.observations[0].size} and {width}. Give the data of its environment."
-        )
+    seen = getattr(policy, "observation_space", None)
+    if learned is None and isinstance(seen, spaces.Dict):
+        raise ConfigError(f"Data hold observations as arrays, which this policy does not take: it sees {seen}.")
+    _check_widths(seen, space, dataset)
+    taken = to_unit(dataset.actions, space)
     with th.random.fork_rng(devices=[]), th.no_grad():
         th.manual_seed(seed)
         if learned is not None and learned.is_stateful:
@@ -83,6 +82,17 @@ def conduct_of(policy: Any, dataset: Dataset, *, draws: int, deterministic: bool
             "rewards and costs, not its own.",
         )
     return Conduct(taken, current, ends, ratios, refusal, notes)
+
+
+def _check_widths(seen: spaces.Space[Any] | None, space: spaces.Box, dataset: Dataset) -> None:
+    """Raise if the data's rows have other widths than what the policy sees and does."""
+    needed = (num_features(seen) if seen is not None else dataset.observations[0].size, space.low.size)
+    got = (dataset.observations[0].size, dataset.actions.shape[1])
+    if needed != got:
+        raise ConfigError(
+            f"The policy is for {needed[0]} features and {needed[1]} actions; the data have {got[0]} and {got[1]}. "
+            "Give the data of its environment."
+        )
 
 
 def _independent(
@@ -124,14 +134,13 @@ def _replayed(
     starts, ends = dataset.episode_starts, dataset.episode_ends
     lengths = ends - starts
     lanes, count = len(starts), 1 if deterministic else draws
-    limits = budget_array(actor.budgets, dataset.cost_names)
     columns = [dataset.cost_names.index(name) for name in actor.cost_names if name in dataset.cost_names]
     if len(columns) != len(actor.cost_names):
         raise DataError(f"The policy knows the costs {actor.cost_names}; the data have {dataset.cost_names}.")
     current = np.zeros((len(dataset), count, dataset.actions.shape[1]), dtype=np.float32)
     final = np.zeros((lanes, count, dataset.actions.shape[1]), dtype=np.float32)
     for draw in range(count):
-        state = learned.begin(lanes, limits)
+        state = actor.begin(lanes)
         for step in range(int(lengths.max()) + 1):
             rows = starts + np.minimum(step, lengths - 1)
             is_over = step >= lengths

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
-from cost_data import BEST, BUDGET, QUICK, assert_repeats_and_resumes, known_data, mean_action
+from cost_data import BEST, BUDGET, QUICKER, assert_repeats_and_resumes, known_data, mean_action
 
 from saferl.errors import ConfigError, ConstraintError
 from saferl.solvers.offline.bcq_lag import BCQLag, next_values
@@ -21,9 +21,9 @@ def test_training_repeats_and_resumes_exactly(selection):
 
 
 def test_the_budget_decides_how_far_the_action_goes():
-    tight, loose = (BCQLag(preset="small", ki=0.01, **QUICK) for _ in range(2))
-    tight.fit(known_data(), steps=700, budgets={"cost": BUDGET})
-    loose.fit(known_data(), steps=700, budgets={"cost": 19.0})
+    tight, loose = (BCQLag(preset="small", ki=0.1, **QUICKER) for _ in range(2))
+    tight.fit(known_data(), steps=150, budgets={"cost": BUDGET})
+    loose.fit(known_data(), steps=150, budgets={"cost": 19.0})
     assert mean_action(tight) == pytest.approx(BEST, abs=0.25)
     assert mean_action(loose) > mean_action(tight) + 0.3
 

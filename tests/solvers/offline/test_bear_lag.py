@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from cost_data import BEST, BUDGET, QUICK, assert_repeats_and_resumes, known_data, mean_action
+from cost_data import BEST, BUDGET, QUICKER, assert_repeats_and_resumes, known_data, mean_action
 
 from saferl.solvers.offline.bear_lag import BEARLag, mmd, next_values
 
@@ -46,8 +46,8 @@ def test_training_repeats_and_resumes_exactly(next_cost):
 
 
 def test_the_budget_decides_how_far_the_action_goes():
-    tight, loose = (BEARLag(preset="small", ki=0.01, target_distance=0.2, **QUICK) for _ in range(2))
-    tight.fit(known_data(), steps=700, budgets={"cost": BUDGET})
-    loose.fit(known_data(), steps=700, budgets={"cost": 19.0})
+    tight, loose = (BEARLag(preset="small", ki=0.1, target_distance=0.2, **QUICKER) for _ in range(2))
+    tight.fit(known_data(), steps=150, budgets={"cost": BUDGET})
+    loose.fit(known_data(), steps=150, budgets={"cost": 19.0})
     assert mean_action(tight) == pytest.approx(BEST, abs=0.25)
     assert mean_action(loose) > mean_action(tight) + 0.3

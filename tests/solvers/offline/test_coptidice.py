@@ -136,8 +136,9 @@ def test_training_repeats_and_resumes_exactly(ball):
 
 
 def test_the_budget_decides_how_far_the_action_goes():
-    tight, loose = (COptiDICE(preset="small", **QUICK) for _ in range(2))
-    tight.fit(known_data(), steps=800, budgets={"cost": BUDGET})
-    loose.fit(known_data(), steps=800, budgets={"cost": 19.0})
+    options = {**QUICK, "gamma": 0.5, "learning_rate": 3e-3, "actor_learning_rate": 3e-3, "scalar_learning_rate": 0.1}
+    tight, loose = (COptiDICE(preset="small", **options) for _ in range(2))
+    tight.fit(known_data(), steps=250, budgets={"cost": BUDGET})
+    loose.fit(known_data(), steps=250, budgets={"cost": 19.0})
     assert mean_action(tight) == pytest.approx(BEST, abs=0.3)
     assert mean_action(loose) > mean_action(tight) + 0.3

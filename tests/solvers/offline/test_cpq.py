@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
-from cost_data import BEST, BUDGET, QUICK, assert_repeats_and_resumes, known_data, mean_action
+from cost_data import BEST, BUDGET, QUICK, QUICKER, assert_repeats_and_resumes, known_data, mean_action
 
 from saferl.errors import ConfigError
 from saferl.solvers.offline.cost_critics import bellman_targets
@@ -40,6 +40,14 @@ def test_training_repeats_and_resumes_exactly():
     assert_repeats_and_resumes(CPQ)
 
 
+def test_without_any_budget_left_the_policy_goes_to_the_cheapest_actions():
+    """No action is safe: the pull is all that it follows."""
+    solver = CPQ(preset="small", actor_learning_rate=3e-3, **QUICKER)
+    solver.fit(known_data(), steps=100, budgets={"cost": 0.0})
+    assert mean_action(solver) < -0.5
+
+
+@pytest.mark.slow
 def test_the_budget_decides_how_far_the_action_goes():
     tight, loose = (CPQ(preset="small", actor_learning_rate=1e-3, **QUICK) for _ in range(2))
     tight.fit(known_data(), steps=600, budgets={"cost": BUDGET})

@@ -61,15 +61,15 @@ def test_one_training_serves_every_budget():
 
     Episodes have four steps, as plans do, so that a plan shows all that will be earned and spent.
     """
-    solver = TREBI(preset="small", **OPTIONS)
-    solver.fit(replace(known_data(2), timeouts=np.arange(2000) % 4 == 3), steps=400)
-    probe = np.random.default_rng(1).normal(size=(100, 2)).astype(np.float32)
+    solver = TREBI(preset="small", **{**OPTIONS, "plans": 12, "learning_rate": 3e-3, "tau": 0.03})
+    solver.fit(replace(known_data(2), timeouts=np.arange(2000) % 4 == 3), steps=150)
+    probe = np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32)
 
     def mean_action(budget, spent):
         actor = solver.actor().with_budgets({"cost": budget})
         state = actor.begin(len(probe))
-        actor.observe(state, np.zeros(100), np.tile([spent, 0.0], (100, 1)), np.zeros(100))
-        generators = [np.random.default_rng(row) for row in range(100)]
+        actor.observe(state, np.zeros(40), np.tile([spent, 0.0], (40, 1)), np.zeros(40))
+        generators = [np.random.default_rng(row) for row in range(40)]
         return float(actor.act(probe, state, generators, deterministic=False).mean())
 
     assert mean_action(0.5, 0.0) < mean_action(4.0, 0.0) - 0.3
