@@ -294,11 +294,17 @@ def test_a_budget_within_what_can_occur_has_the_right_units(constraint, horizon,
     most = constraint.largest(horizon)
     if most is not None and math.isfinite(most):
         replace(constraint, budget=share * most).require_units(horizon, by="PPOLag")
+        if constraint.sense == ">=" and constraint.kind != "probability" and 1e-300 < most < 1e300:
+            with pytest.raises(ConstraintError, match="which no policy can reach"):
+                replace(constraint, budget=1.01 * most).require_units(horizon, by="PPOLag")
 
 
 @pytest.mark.parametrize("kind", ["episode_sum", "cvar"])
 def test_a_limit_per_episode_that_cannot_bind_is_a_baseline_and_accepted(kind):
-    Constraint("c", 1500.0, kind, max_step_cost=1.0).require_units(1000, by="PPOLag")
+    limit = Constraint("c", 1500.0, kind, max_step_cost=1.0)
+    limit.require_units(1000, by="PPOLag")
+    with pytest.raises(ConstraintError, match="which no policy can reach"):
+        replace(limit, sense=">=").require_units(1000, by="PPOLag")
 
 
 def test_where_no_bound_is_known_any_budget_has_the_right_units():

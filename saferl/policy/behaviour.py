@@ -19,9 +19,6 @@ LOG_STD_RANGE = (-5.0, 2.0)
 class _Mlp(OfflinePolicy):
     """Layers behind observations that are shifted and scaled."""
 
-    shift: th.Tensor
-    scale: th.Tensor
-
     def __init__(self, num_features: int, action_width: int, net_arch: Sequence[int], outputs: int) -> None:
         super().__init__(num_features, action_width, {"net_arch": list(net_arch)})
         widths = [num_features, *net_arch]
@@ -29,11 +26,9 @@ class _Mlp(OfflinePolicy):
         for inner, outer in pairwise(widths):
             layers += [nn.Linear(inner, outer), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
-        self.register_buffer("shift", th.zeros(num_features))
-        self.register_buffer("scale", th.ones(num_features))
 
     def _outputs(self, observations: th.Tensor) -> th.Tensor:
-        outputs: th.Tensor = self.layers((observations - self.shift) / self.scale)
+        outputs: th.Tensor = self.layers(self.features(observations))
         return outputs
 
 

@@ -50,8 +50,6 @@ class DecisionPolicy(OfflinePolicy):
     is_stateful = True
     takes_budgets = True
 
-    shift: th.Tensor
-    scale: th.Tensor
     return_scale: th.Tensor
     cost_scale: th.Tensor
     front_returns: th.Tensor
@@ -120,18 +118,12 @@ class DecisionPolicy(OfflinePolicy):
             residual_dropout=residual_dropout,
             embedding_dropout=embedding_dropout,
         )
-        self.register_buffer("shift", th.zeros(num_features))
-        self.register_buffer("scale", th.ones(num_features))
         self.register_buffer("return_scale", th.ones(()))
         self.register_buffer("cost_scale", th.ones(num_costs))
         self.register_buffer("front_returns", th.zeros(frontier_size, dtype=th.float64))
         self.register_buffer("front_costs", th.zeros(frontier_size, num_costs, dtype=th.float64))
         self.register_buffer("ceiling", th.zeros((), dtype=th.float64))
         self.register_buffer("cost_range", th.zeros(2, num_costs, dtype=th.float64))
-
-    def features(self, observations: th.Tensor) -> th.Tensor:
-        """Observations (..., F), scaled as in training."""
-        return (observations - self.shift) / self.scale
 
     def targets(self, budgets: FloatArray | None) -> tuple[float, FloatArray]:
         """The return to ask for, and the costs (C,) to allow.

@@ -21,8 +21,6 @@ class FeasibleDiffusion(OfflinePolicy):
 
     kind = "feasible_diffusion"
 
-    shift: th.Tensor
-    scale: th.Tensor
     fixed_noise: th.Tensor
 
     def __init__(
@@ -62,8 +60,6 @@ class FeasibleDiffusion(OfflinePolicy):
         """The twins of Q_h and, where they choose, those of Q_r."""
         self.value = Ensemble(1, num_features, critic_arch)
         self.schedule: NoiseSchedule = vp_schedule(self.denoiser.steps)
-        self.register_buffer("shift", th.zeros(num_features))
-        self.register_buffer("scale", th.ones(num_features))
         steps, count, width = self.noise_shape
         noise = th.randn((steps, 1, count, width), generator=th.Generator().manual_seed(0))
         self.register_buffer("fixed_noise", noise, persistent=False)
@@ -74,10 +70,6 @@ class FeasibleDiffusion(OfflinePolicy):
     def noise_shape(self) -> tuple[int, int, int]:
         """(T, N, A): the standard normal numbers that one action is made from."""
         return self.denoiser.steps, self.candidates, self.action_width
-
-    def features(self, observations: th.Tensor) -> th.Tensor:
-        """Observations (B, F), scaled as in training."""
-        return (observations - self.shift) / self.scale
 
     def refresh(self) -> None:
         """Forget the prepared sampler: call after the denoiser's weights changed."""

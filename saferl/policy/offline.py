@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch as th
 from torch import nn
 
-from saferl.errors import UnknownNameError
+from saferl.errors import UnknownNameError, UsageError
 from saferl.registry import load_object
 
 FloatArray = npt.NDArray[np.float64]
@@ -47,8 +47,13 @@ class OfflinePolicy(nn.Module, abc.ABC):
     takes_budgets: ClassVar[bool] = False
     """Whether it can be given other budgets than those it was trained at, by :meth:`begin`."""
 
+    shift: th.Tensor
+    """Subtracted from observations, (F,); training sets it."""
+    scale: th.Tensor
+    """They are divided by it after that, (F,)."""
+
     def __init__(self, num_features: int, action_width: int, arch: Mapping[str, Any] | None = None) -> None:
-        """Note the sizes.
+        """Note the sizes; observations are left as they are until shift and scale are set.
 
         Args:
             num_features: Width F of an observation.
@@ -58,11 +63,17 @@ class OfflinePolicy(nn.Module, abc.ABC):
         super().__init__()
         self.num_features, self.action_width = num_features, action_width
         self.arch: dict[str, Any] = dict(arch or {})
+        self.register_buffer("shift", th.zeros(num_features))
+        self.register_buffer("scale", th.ones(num_features))
 
     @property
     def num_parameters(self) -> int:
         """Learned numbers in all its networks."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def features(self, observations: th.Tensor) -> th.Tensor:
+        """Observations (..., F), scaled as in training."""
+        return (observations - self.shift) / self.scale
 
     def begin(self, lanes: int, budgets: FloatArray | None) -> State:
         """The state in front of the first action of ``lanes`` episodes.
@@ -101,7 +112,7 @@ class OfflinePolicy(nn.Module, abc.ABC):
 
     def log_prob(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Log density of actions in [-1, 1] (B, A) at observations (B, F); only where ``has_density``."""
-        raise NotImplementedError(f"{type(self).__name__} has no density.")
+        raise UsageError(f"{type(self).__name__} has no density; only policies with has_density do.")
 
 
 def policy_class(kind: str) -> type[OfflinePolicy]:

@@ -70,8 +70,6 @@ class SwitchingHeads(OfflinePolicy):
     is_stateful = True
     takes_budgets = True
 
-    shift: th.Tensor
-    scale: th.Tensor
     units: th.Tensor
 
     def __init__(
@@ -116,13 +114,7 @@ class SwitchingHeads(OfflinePolicy):
         self.heads = nn.Linear(widths[-1], num_heads * action_width)
         self.log_std = nn.Parameter(th.zeros(num_heads, action_width))
         self.critics = TwinCritics(num_costs, num_features, action_width, critic_arch)
-        self.register_buffer("shift", th.zeros(num_features))
-        self.register_buffer("scale", th.ones(num_features))
         self.register_buffer("units", th.ones(num_costs))
-
-    def features(self, observations: th.Tensor) -> th.Tensor:
-        """Observations (B, F), scaled as in training."""
-        return (observations - self.shift) / self.scale
 
     def means(self, features: th.Tensor) -> th.Tensor:
         """The heads' mean actions, (B, K, A), with gradients."""

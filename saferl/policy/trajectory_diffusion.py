@@ -89,8 +89,6 @@ class TrajectoryDiffusion(OfflinePolicy):
     is_stateful = True
     takes_budgets = True
 
-    shift: th.Tensor
-    scale: th.Tensor
     value_shift: th.Tensor
     value_scale: th.Tensor
 
@@ -140,8 +138,6 @@ class TrajectoryDiffusion(OfflinePolicy):
             width, plan_length, 1 + num_costs, channels=channels, multipliers=multipliers, has_clock=has_clock
         )
         self.schedule = cosine_schedule(denoising_steps)
-        self.register_buffer("shift", th.zeros(num_features))
-        self.register_buffer("scale", th.ones(num_features))
         self.register_buffer("value_shift", th.zeros(1 + num_costs))
         self.register_buffer("value_scale", th.ones(1 + num_costs))
         self._fixed_noise: th.Tensor | None = None
@@ -151,10 +147,6 @@ class TrajectoryDiffusion(OfflinePolicy):
         """(T, N, H, A + F): the standard normal numbers that one action is made from."""
         width = self.action_width + self.num_features
         return len(self.schedule), self.plans, self.plan_length, width
-
-    def features(self, observations: th.Tensor) -> th.Tensor:
-        """Observations (..., F), scaled as in training."""
-        return (observations - self.shift) / self.scale
 
     def begin(self, lanes: int, budgets: FloatArray | None) -> BudgetAccount:
         """Nothing is spent; no budget is an infinite one."""

@@ -95,8 +95,6 @@ class PerturbedVae(OfflinePolicy):
 
     kind = "perturbed_vae"
 
-    shift: th.Tensor
-    scale: th.Tensor
     multipliers: th.Tensor
     latents: th.Tensor
 
@@ -145,12 +143,6 @@ class PerturbedVae(OfflinePolicy):
         fixed[0] = 0.0
         self.register_buffer("latents", fixed.clamp(-LATENT_LIMIT, LATENT_LIMIT))
         self.register_buffer("multipliers", th.zeros(num_constraints))
-        self.register_buffer("shift", th.zeros(num_features))
-        self.register_buffer("scale", th.ones(num_features))
-
-    def features(self, observations: th.Tensor) -> th.Tensor:
-        """Observations (B, F), scaled as in training."""
-        return (observations - self.shift) / self.scale
 
     def act(
         self, observations: th.Tensor, state: State, generators: Generators | None, deterministic: bool

@@ -4,8 +4,9 @@ A report reads only what an evaluation wrote (``summary.json``, ``episodes.jsonl
 ``progress.csv`` of the run folder around it; it never loads an env or a policy.
 """
 
+from saferl.report.curves import Curves
 from saferl.report.page import build_report
-from saferl.report.records import ConstraintRecord, Curves, Episodes, EvaluationRecord, Interval, read_evaluation
+from saferl.report.records import ConstraintRecord, Episodes, EvaluationRecord, Interval, read_evaluation
 
 __all__ = [
     "ConstraintRecord",

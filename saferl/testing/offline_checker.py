@@ -19,7 +19,8 @@ from saferl.policy import load
 from saferl.policy.offline_artefact import save_offline_artefact
 from saferl.solvers.offline.base import OfflineSolver, choose_options
 from saferl.solvers.offline.data import Spaces
-from saferl.testing.reports import Finding, Problem, SolverCheckReport
+from saferl.testing.inspection import Inspection, SkipCheck
+from saferl.testing.reports import SolverCheckReport
 from saferl.training import OfflineSettings, TrainResult, resume, train_offline
 from saferl.trees import read_tree, write_tree
 
@@ -73,22 +74,18 @@ class _CutError(Exception):
     """Ends a training in the middle."""
 
 
-class _Skip(Exception):  # noqa: N818 - it never leaves this module
-    """The running check does not apply; the message says why."""
-
-
-class OfflineInspection:
+class OfflineInspection(Inspection):
     """Runs the checks on one offline solver and collects what they find."""
+
+    subject = "the solver"
 
     def __init__(self, name: str, solver_class: type[OfflineSolver], seed: int, folder: Path) -> None:
         """Check the solver that is registered as ``name``, with files below ``folder``."""
+        super().__init__()
         self.name, self.solver_class, self.seed, self.folder = name, solver_class, seed, folder
         known = {field.name for field in fields(solver_class.config_class)}
         self.preset = "small" if "small" in solver_class.presets else None
         self.options = {key: value for key, value in _SMALL.items() if key in known}
-        self.problems: list[Problem] = []
-        self.checks: list[str] = []
-        self.skipped: list[str] = []
 
     def report(self) -> SolverCheckReport:
         """Run everything."""
@@ -107,20 +104,8 @@ class OfflineInspection:
             "budgets-at-run-time": self._check_budgets_at_run_time,
             "density": self._check_density,
         }
-        for name, check in checks.items():
-            self.checks.append(name)
-            try:
-                check()
-            except _Skip as reason:
-                self.checks.remove(name)
-                self.skipped.append(f"{name} ({reason})")
-            except Exception as error:
-                text = " ".join(str(error).split())
-                self._fail("the solver", "not raise an error", f"{type(error).__name__}: {text}", "Repair it there.")
+        self.run(checks)
         return SolverCheckReport(self.name, tuple(self.problems), (), tuple(self.checks), tuple(self.skipped))
-
-    def _fail(self, what: str, must: str, got: str, way_out: str) -> None:
-        self.problems.append(Finding(what, must, got, way_out).of(self.checks[-1]))
 
     def _budgets(self, data: Dataset) -> dict[str, float]:
         return {name: 5.0 + index for index, name in enumerate(data.cost_names)}
@@ -139,7 +124,7 @@ class OfflineInspection:
         metrics = model.advance(_STEPS).metrics
         bad = [key for key, value in metrics.items() if not np.isfinite(value)]
         if not metrics or bad:
-            self._fail("update", "log finite numbers", f"{bad or 'nothing'}", "Return a dict of floats.")
+            self.fail("update", "log finite numbers", f"{bad or 'nothing'}", "Return a dict of floats.")
         return model
 
     def _check_determinism(self) -> None:
@@ -148,16 +133,16 @@ class OfflineInspection:
         np.random.seed(987)  # noqa: NPY002 - whatever a caller did with these before must not matter
         before = th.get_rng_state()
         if _weights(self._trained()) != first:
-            self._fail(
+            self.fail(
                 "two trainings with the same seed",
                 "end with the same weights",
                 "other weights",
                 "Draw from self.generator, from a numpy generator of the seed, or from torch's global one in update.",
             )
         if not th.equal(th.get_rng_state(), before):
-            self._fail("a training", "leave torch's global generator alone", "it moved", "Do not seed it in build.")
+            self.fail("a training", "leave torch's global generator alone", "it moved", "Do not seed it in build.")
         if _weights(self._trained(seed=self.seed + 1)) == first:
-            self._fail("trainings with different seeds", "differ", "the same weights", "Use the seed.")
+            self.fail("trainings with different seeds", "differ", "the same weights", "Use the seed.")
 
     def _check_spaces(self) -> None:
         action = spaces.Box(np.zeros(_ACTIONS, np.float32), np.full(_ACTIONS, 10.0, np.float32))
@@ -169,17 +154,17 @@ class OfflineInspection:
             for deterministic in (True, False):
                 actions, _ = actor.predict(batch, deterministic=deterministic)
                 if len(actions) != 5 or not all(action.contains(row) for row in actions):
-                    self._fail("predict", f"give 5 members of {action} for 5 observations", repr(actions), "Clip.")
+                    self.fail("predict", f"give 5 members of {action} for 5 observations", repr(actions), "Clip.")
 
     def _check_batches(self) -> None:
         actor = self._trained().actor()
         batch = _observations(actor.observation_space, 5)
         together = actor.predict(batch, deterministic=True)[0]
         if not np.array_equal(together, actor.predict(batch, deterministic=True)[0]):
-            self._fail("predict with deterministic=True", "repeat", "other actions", "Take the mode.")
+            self.fail("predict with deterministic=True", "repeat", "other actions", "Take the mode.")
         alone = np.stack([actor.predict(row, deterministic=True)[0] for row in batch])
         if not np.allclose(together, alone, atol=1e-4):
-            self._fail("predict on a batch", "act as on single observations", "other actions", "Keep rows apart.")
+            self.fail("predict on a batch", "act as on single observations", "other actions", "Keep rows apart.")
 
     def _check_generators(self) -> None:
         actor = self._trained().actor()
@@ -191,7 +176,7 @@ class OfflineInspection:
             return actor.act(batch[rows], actor.begin(4), generators, deterministic=False)
 
         if not np.allclose(draws(np.arange(4))[order], draws(order), atol=1e-4):
-            self._fail(
+            self.fail(
                 "act with generators", "draw row i from generators[i] alone", "other actions in another order",
                 "Draw each row's numbers from its own generator.",
             )  # fmt: skip
@@ -199,7 +184,7 @@ class OfflineInspection:
     def _check_lanes(self) -> None:
         actor = self._trained().actor()
         if not actor.is_stateful:
-            raise _Skip("it has no state")
+            raise SkipCheck("it has no state")
         steps = [_observations(actor.observation_space, 3, seed=step) for step in range(4)]
 
         def roll(rows: list[int], *, restarted: bool) -> Any:
@@ -218,15 +203,15 @@ class OfflineInspection:
         together = roll([0, 1, 2], restarted=False)
         for row in range(3):
             if not np.allclose(together[:, row], roll([row], restarted=False)[:, 0], atol=1e-4):
-                self._fail("a lane", "act as if it were alone", "other actions", "Keep the lanes' states apart.")
+                self.fail("a lane", "act as if it were alone", "other actions", "Keep the lanes' states apart.")
         if not np.allclose(together, roll([0, 1, 2], restarted=True), atol=1e-4):
-            self._fail("restart", "forget the episode before", "other actions", "Clear the rows as begin makes them.")
+            self.fail("restart", "forget the episode before", "other actions", "Clear the rows as begin makes them.")
 
     def _check_vector_costs(self) -> None:
         for count in (1, 3):
             actor = self._trained(small_data(num_costs=count)).actor()
             if len(actor.cost_names) != count:
-                self._fail("the policy", f"know {count} costs", str(actor.cost_names), "Do not sum them.")
+                self.fail("the policy", f"know {count} costs", str(actor.cost_names), "Do not sum them.")
 
     def _check_save_and_load(self) -> None:
         model = self._trained()
@@ -234,7 +219,7 @@ class OfflineInspection:
         batch = _observations(model.actor().observation_space, 8)
         expected = model.predict(batch, deterministic=True)[0]
         if not np.array_equal(load(folder).predict(batch, deterministic=True)[0], expected):
-            self._fail("the artefact", "keep the policy", "other deterministic actions", "Put everything into arch.")
+            self.fail("the artefact", "keep the policy", "other deterministic actions", "Put everything into arch.")
 
     def _check_resume(self) -> None:
         whole = _weights(self._trained())
@@ -245,7 +230,7 @@ class OfflineInspection:
         again.load_state_dict(read_tree(self.folder, "half"))
         again.advance(_STEPS - _STEPS // 2)
         if _weights(again) != whole:
-            self._fail(
+            self.fail(
                 "a training that goes on from state_dict",
                 "end with the weights of one that was not cut",
                 "other weights",
@@ -280,7 +265,7 @@ class OfflineInspection:
         resume(self.folder / "cut")
         for name in ("artefact/weights.safetensors",):
             if (self.folder / "cut" / name).read_bytes() != (whole.folder / name).read_bytes():
-                self._fail("a run that is cut and resumed", f"leave the same {name}", "another one", "See resume.")
+                self.fail("a run that is cut and resumed", f"leave the same {name}", "another one", "See resume.")
 
     def _check_missing_margins(self) -> None:
         data = small_data(has_margins=False)
@@ -291,7 +276,7 @@ class OfflineInspection:
             self._started(data)
         except DataError:
             return
-        self._fail("data without h", "be refused with a DataError", "a solver", "Raise it in build.")
+        self.fail("data without h", "be refused with a DataError", "a solver", "Raise it in build.")
 
     def _check_missing_budgets(self) -> None:
         if not self.solver_class.needs_budgets:
@@ -301,7 +286,7 @@ class OfflineInspection:
             self._started(budgets=None)
         except ConstraintError:
             return
-        self._fail("a training without budgets", "be refused with a ConstraintError", "a solver", "Raise it in build.")
+        self.fail("a training without budgets", "be refused with a ConstraintError", "a solver", "Raise it in build.")
 
     def _check_budgets_at_run_time(self) -> None:
         actor = self._trained().actor()
@@ -311,22 +296,20 @@ class OfflineInspection:
                 actor.with_budgets({"cost_0": 3.0})
             except ConfigError:
                 return
-            self._fail("with_budgets", "refuse, as it takes none", "a policy", "Set takes_budgets.")
+            self.fail("with_budgets", "refuse, as it takes none", "a policy", "Set takes_budgets.")
         for budgets in ({"cost_0": 1.0, "cost_1": 1.0}, {"cost_0": 9.0, "cost_1": 9.0}):
             actions = actor.with_budgets(budgets).predict(batch, deterministic=True)[0]
             if not all(actor.action_space.contains(row) for row in actions):
-                self._fail(f"predict at {budgets}", f"give members of {actor.action_space}", repr(actions), "Clip.")
+                self.fail(f"predict at {budgets}", f"give members of {actor.action_space}", repr(actions), "Clip.")
 
     def _check_density(self) -> None:
         policy = self._trained().policy()
         if not policy.has_density:
-            raise _Skip("its policy has no density")
+            raise SkipCheck("its policy has no density")
         data = small_data()
         values = policy.log_prob(th.from_numpy(data.observations), th.from_numpy(0.99 * data.actions))
         if values.shape != (len(data),) or not th.isfinite(values).all():
-            self._fail(
-                "log_prob", f"give {len(data)} finite numbers", f"shape {tuple(values.shape)}", "Sum the action."
-            )
+            self.fail("log_prob", f"give {len(data)} finite numbers", f"shape {tuple(values.shape)}", "Sum the action.")
 
 
 def _weights(model: OfflineSolver) -> bytes:

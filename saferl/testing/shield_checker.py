@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,8 @@ from saferl.errors import ConfigError, UsageError
 from saferl.shields import SHIELDS, load_shield, save_shield
 from saferl.shields.base import TOLERANCE, Shield
 from saferl.shields.protocol import KINDS, Action, ShieldContext, ShieldDecision, ShieldSpec
-from saferl.testing.reports import Finding, Problem, ShieldCheckReport
+from saferl.testing.inspection import Inspection, SkipCheck
+from saferl.testing.reports import ShieldCheckReport
 
 Sampler = Callable[[np.random.Generator], Any]
 """Draws an observation."""
@@ -129,12 +131,10 @@ def _sampler(case: ShieldCase) -> Sampler:
     return lambda _: np.zeros(1)
 
 
-class _Skip(Exception):  # noqa: N818 - it never leaves this module
-    """The running check does not apply; the message says why."""
-
-
-class _Inspection:
+class _Inspection(Inspection):
     """Runs the checks on one shield and collects what they find."""
+
+    subject = "the shield"
 
     def __init__(
         self,
@@ -144,14 +144,11 @@ class _Inspection:
         seed: int,
         steps: int,
     ) -> None:
+        super().__init__()
         self.case, self.sample_obs, self.make_context = case, sample_obs, context
         self.seed, self.steps = seed, steps
         self.generator = np.random.default_rng(seed)
         self.space = case.shield.actions
-        self.problems: list[Problem] = []
-        self.warnings: list[Problem] = []
-        self.checks: list[str] = []
-        self.skipped: list[str] = []
 
     def report(self) -> ShieldCheckReport:
         """Run everything."""
@@ -171,28 +168,17 @@ class _Inspection:
             "storage": self._check_storage,
             "hard-guarantee": self._check_hard_guarantee,
         }
-        for name, check in checks.items():
-            self.checks.append(name)
-            self.generator = np.random.default_rng(self.seed)
-            try:
-                check()
-            except _Skip as reason:
-                self.checks.remove(name)
-                self.skipped.append(f"{name} ({reason})")
-            except Exception as error:
-                text = " ".join(str(error).split())
-                self._fail("the shield", "not raise an error", f"{type(error).__name__}: {text}", "Repair it there.")
+        self.run({name: functools.partial(self._seeded, check) for name, check in checks.items()})
         return ShieldCheckReport(
             self.case.shield.unit, tuple(self.problems), tuple(self.warnings), tuple(self.checks), tuple(self.skipped)
         )
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
-    def _fail(self, what: str, must: str, got: str, way_out: str) -> None:
-        self.problems.append(Finding(what, must, got, way_out).of(self.checks[-1]))
-
-    def _warn(self, what: str, must: str, got: str, way_out: str) -> None:
-        self.warnings.append(Finding(what, must, got, way_out).of(self.checks[-1]))
+    def _seeded(self, check: Callable[[], None]) -> None:
+        """Run ``check`` with the generator at its start, so that no check depends on those before it."""
+        self.generator = np.random.default_rng(self.seed)
+        check()
 
     def _fresh(self) -> Shield:
         shield = self.case.shield.copy()
@@ -219,31 +205,31 @@ class _Inspection:
     def _compare(self, what: str, one: list[ShieldDecision], other: list[ShieldDecision], way_out: str) -> None:
         for step, (first, second) in enumerate(zip(one, other, strict=True)):
             if first.kind != second.kind or not np.array_equal(first.action, second.action):
-                self._fail(what, "decide alike", f"{_short(first)} and {_short(second)} at step {step}", way_out)
+                self.fail(what, "decide alike", f"{_short(first)} and {_short(second)} at step {step}", way_out)
                 return
 
     def _check_inside(self, what: str, decision: ShieldDecision) -> None:
         is_number = bool(np.all(np.isfinite(decision.action)))
         if not is_number or not self.space.contains(decision.action):
-            self._fail(what, "stay inside the action space", _short(decision), "Let Shield.filter clip it.")
+            self.fail(what, "stay inside the action space", _short(decision), "Let Shield.filter clip it.")
 
     # -- checks ---------------------------------------------------------------------------------------------------
 
     def _check_spec(self) -> None:
         spec = self.case.shield.spec()
         if not isinstance(spec, ShieldSpec):
-            self._fail("spec()", "give a ShieldSpec", repr(spec), "Return one.")
+            self.fail("spec()", "give a ShieldSpec", repr(spec), "Return one.")
             return
         json.dumps(spec.to_dict(), allow_nan=False)
         name = "Box" if self.space.is_box else "Discrete"
         if spec.unit != self.case.shield.unit or name not in spec.actions:
-            self._fail(
+            self.fail(
                 "spec()", f"name {self.case.shield.unit!r} and {name}", f"{spec.unit!r} and {spec.actions}", "Repair."
             )
         if spec.guarantee.endswith("probability") and not 0.0 < (spec.probability or 0.0) <= 1.0:
-            self._fail("spec()", "say the p of its guarantee", str(spec.probability), "Give probability.")
+            self.fail("spec()", "say the p of its guarantee", str(spec.probability), "Give probability.")
         if spec.guarantee != "empirical" and not spec.assumptions:
-            self._warn("spec()", "say what its guarantee assumes", "nothing", "Give assumptions.")
+            self.warn("spec()", "say what its guarantee assumes", "nothing", "Give assumptions.")
 
     def _check_kinds(self) -> None:
         decisions = self._run(self._fresh(), self._episode(200))
@@ -253,15 +239,13 @@ class _Inspection:
             is_pass = decision.kind == "pass"
             may_be_same = decision.kind in ("fallback", "infeasible")
             if decision.kind not in KINDS or (is_pass != (length < TOLERANCE) and not may_be_same):
-                self._fail(
-                    "kind", "be 'pass' if and only if nothing changes", _short(decision), "Let the frame set it."
-                )
+                self.fail("kind", "be 'pass' if and only if nothing changes", _short(decision), "Let the frame set it.")
                 return
             if abs(decision.distance - length) > TOLERANCE * max(1.0, length) or not decision.slack >= 0.0:
-                self._fail("distance and slack", f"be {length:g} and at least 0", _short(decision), "Let it be set.")
+                self.fail("distance and slack", f"be {length:g} and at least 0", _short(decision), "Let it be set.")
                 return
         if decisions and all(decision.kind == "fallback" for decision in decisions):
-            self._fail(
+            self.fail(
                 "every decision about the observations drawn",
                 "not be a fallback",
                 decisions[0].status,
@@ -280,7 +264,7 @@ class _Inspection:
             if first.kind == "infeasible":
                 continue
             if self.space.distance(second.action, first.action) > _SAME:
-                self._fail(
+                self.fail(
                     "an action that was filtered",
                     "pass the same filter unchanged",
                     f"{first.action.tolist()} became {second.action.tolist()} ({second.kind}, step {step})",
@@ -297,7 +281,7 @@ class _Inspection:
             decision = shield.filter(obs, action, self._context(0))
             self._check_inside(f"the action for a proposal of {action!r}", decision)
             if decision.kind != "fallback" or decision.status == "ok":
-                self._fail(f"a proposal of {action!r}", "be a recorded fallback", _short(decision), "Use the frame.")
+                self.fail(f"a proposal of {action!r}", "be a recorded fallback", _short(decision), "Use the frame.")
         if self.space.is_box:
             far = shield.filter(obs, np.full(dim, 1e9), self._context(0))
             self._check_inside("the action for a proposal of 1e9", far)
@@ -306,14 +290,14 @@ class _Inspection:
         shield = self._fresh()
         bad = [_spoilt(self.sample_obs(self.generator), value) for value in (np.nan, np.inf)]
         if all(obs is None for obs in bad):
-            raise _Skip("observations without real numbers")
+            raise SkipCheck("observations without real numbers")
         for obs in bad:
             decision = shield.filter(obs, self._action(), self._context(0))
             self._check_inside("the action for an observation that is not finite", decision)
             if decision.kind != "fallback":
-                self._fail("an observation that is not finite", "be a fallback", _short(decision), "Use the frame.")
+                self.fail("an observation that is not finite", "be a fallback", _short(decision), "Use the frame.")
             if not isinstance(shield.certifies(obs, self._context(0)), bool | np.bool_):
-                self._fail("certifies", "give a bool", "something else", "Return one.")
+                self.fail("certifies", "give a bool", "something else", "Return one.")
 
     def _check_time_budget(self) -> None:
         shield = self._fresh()
@@ -321,14 +305,14 @@ class _Inspection:
         decision = shield.filter(self.sample_obs(self.generator), self._action(), self._context(0))
         self._check_inside("the action after an exceeded time budget", decision)
         if decision.kind != "fallback":
-            self._fail("an exceeded time budget", "be a recorded fallback", _short(decision), "Use the frame.")
+            self.fail("an exceeded time budget", "be a recorded fallback", _short(decision), "Use the frame.")
 
     def _check_fallback(self) -> None:
         shield = self._fresh()
         for obs in (self.sample_obs(self.generator), _spoilt(self.sample_obs(self.generator), np.nan), None):
             action = shield.fallback(obs, self._context(0))
             if not np.all(np.isfinite(action)) or not self.space.contains(self.space.read(action)):
-                self._fail("fallback", "lie in the action space", repr(action), "Override _fallback, not fallback.")
+                self.fail("fallback", "lie in the action space", repr(action), "Override _fallback, not fallback.")
 
     def _check_arguments(self) -> None:
         shield = self._fresh()
@@ -336,7 +320,7 @@ class _Inspection:
             before = json.dumps(_plain(obs)), np.array(action).tolist()
             shield.filter(obs, action, self._context(step))
             if (json.dumps(_plain(obs)), np.array(action).tolist()) != before:
-                self._fail("filter", "leave observation and action as they are", "changed ones", "Copy them first.")
+                self.fail("filter", "leave observation and action as they are", "changed ones", "Copy them first.")
                 return
 
     def _check_reset(self) -> None:
@@ -382,14 +366,14 @@ class _Inspection:
                 shield.filter_batch(stacked, actions, contexts)
             except ConfigError:
                 return
-            self._fail("filter_batch of a shield with memory", "refuse several rows", "decisions", "Use the frame's.")
+            self.fail("filter_batch of a shield with memory", "refuse several rows", "decisions", "Use the frame's.")
             return
         batch = shield.filter_batch(stacked, actions, contexts)
         contexts = [replace(c, generator=self._context(step).generator) for step, c in enumerate(contexts)]
         loop = [shield.filter(o, a, c) for o, a, c in zip(obs, actions, contexts, strict=True)]
         for one, other in zip(batch, loop, strict=True):
             if self.space.distance(one.action, other.action) > _SAME:
-                self._fail("filter_batch", "decide as filter does", f"{_short(one)} and {_short(other)}", "Compare.")
+                self.fail("filter_batch", "decide as filter does", f"{_short(one)} and {_short(other)}", "Compare.")
                 return
 
     def _check_storage(self) -> None:
@@ -398,12 +382,12 @@ class _Inspection:
             try:
                 saved = save_shield(shield, Path(folder) / "shield")
             except ConfigError as error:
-                raise _Skip(f"it cannot be saved: {' '.join(str(error).split())}") from error
+                raise SkipCheck(f"it cannot be saved: {' '.join(str(error).split())}") from error
             if shield.unit not in SHIELDS:
-                raise _Skip(f"{shield.unit!r} is not registered, so it can be saved but not loaded")
+                raise SkipCheck(f"{shield.unit!r} is not registered, so it can be saved but not loaded")
             loaded = load_shield(saved)
         if loaded.spec() != shield.spec():
-            self._fail("a loaded shield", "have the spec of the saved one", str(loaded.spec()), "Save all options.")
+            self.fail("a loaded shield", "have the spec of the saved one", str(loaded.spec()), "Save all options.")
         loaded.reset()
         one, other = self._replay(shield, episode), self._replay(loaded, episode)
         self._compare("a shield and what was loaded of it", one, other, "Save all that decides in _to_data.")
@@ -412,19 +396,19 @@ class _Inspection:
         from saferl.testing.shield_fuzz import fuzz
 
         if not self.case.shield.spec().guarantee.startswith("hard"):
-            raise _Skip("it claims no hard guarantee")
+            raise SkipCheck("it claims no hard guarantee")
         if self.case.plant is None:
-            raise _Skip("no plant was given")
+            raise SkipCheck("no plant was given")
         result = fuzz(self._fresh(), self.case.plant, seed=self.seed, steps=self.steps)
         if result.violation is not None:
-            self._fail(
+            self.fail(
                 "a plant under the shield",
                 "stay safe against every proposal and every disturbance of its set",
                 result.violation,
                 "Repair the shield, or claim a weaker guarantee.",
             )
         if result.is_uncertified:
-            self._warn("certifies", "accept a start state of the plant", "False for all of 100", "Draw safe starts.")
+            self.warn("certifies", "accept a start state of the plant", "False for all of 100", "Draw safe starts.")
 
 
 def _short(decision: ShieldDecision) -> str:

@@ -25,8 +25,9 @@ from saferl.errors import ConstraintError, CostError, SaferlError
 from saferl.evaluation import evaluate
 from saferl.policy import load
 from saferl.solvers import SOLVERS
+from saferl.testing.inspection import Inspection, SkipCheck
 from saferl.testing.offline_checker import OfflineInspection
-from saferl.testing.reports import Finding, Problem, SolverCheckReport
+from saferl.testing.reports import SolverCheckReport
 from saferl.testing.solver_envs import KINDS
 from saferl.training import RunSettings, TrainResult, resume, train
 
@@ -75,24 +76,20 @@ def check_solver(solver: str | type[Any], *, seed: int = 0) -> SolverCheckReport
         return _Inspection(name, solver_class, seed, Path(folder)).report()
 
 
-class _Skip(Exception):  # noqa: N818 - it never leaves this module
-    """The running check does not apply; the message says why."""
-
-
 class _CutError(Exception):
     """Ends a training in the middle."""
 
 
-class _Inspection:
+class _Inspection(Inspection):
     """Runs the checks on one solver and collects what they find."""
 
+    subject = "the solver"
+
     def __init__(self, name: str, solver_class: Any, seed: int, folder: Path) -> None:
+        super().__init__()
         self.name, self.solver_class, self.seed, self.folder = name, solver_class, seed, folder
         known = {field.name for field in fields(solver_class.config_class)}
         self.options = {key: value for key, value in _SMALL.items() if key in known}
-        self.problems: list[Problem] = []
-        self.checks: list[str] = []
-        self.skipped: list[str] = []
         self._runs = 0
 
     def report(self) -> SolverCheckReport:
@@ -108,20 +105,8 @@ class _Inspection:
             "supported-kinds": self._check_supported_kinds,
             "unsupported-kinds": self._check_unsupported_kinds,
         }
-        for name, check in checks.items():
-            self.checks.append(name)
-            try:
-                check()
-            except _Skip as reason:
-                self.checks.remove(name)
-                self.skipped.append(f"{name} ({reason})")
-            except Exception as error:
-                text = " ".join(str(error).split())
-                self._fail("the solver", "not raise an error", f"{type(error).__name__}: {text}", "Repair it there.")
+        self.run(checks)
         return SolverCheckReport(self.name, tuple(self.problems), (), tuple(self.checks), tuple(self.skipped))
-
-    def _fail(self, what: str, must: str, got: str, way_out: str) -> None:
-        self.problems.append(Finding(what, must, got, way_out).of(self.checks[-1]))
 
     def _train(self, *, out: Path | None = None, settings: RunSettings = _SETTINGS, **kwargs: Any) -> TrainResult:
         self._runs += 1
@@ -135,7 +120,7 @@ class _Inspection:
         th.manual_seed(987)
         np.random.seed(987)  # noqa: NPY002
         if _weights(self._train()) != first:
-            self._fail(
+            self.fail(
                 "two trainings with the same seed",
                 "end with the same weights",
                 "other weights",
@@ -144,7 +129,7 @@ class _Inspection:
         other = self._train(seed=self.seed + 1)
         # Parameters alone: the normaliser's statistics differ by themselves.
         if _parameters(other) == _parameters(result):
-            self._fail("trainings with different seeds", "differ", "the same weights", "Use the seed.")
+            self.fail("trainings with different seeds", "differ", "the same weights", "Use the seed.")
 
     def _check_spaces(self) -> None:
         for kind in KINDS:
@@ -152,9 +137,7 @@ class _Inspection:
                 result = self._train(env_kwargs={"kind": kind})
             except Exception as error:
                 text = " ".join(str(error).split())
-                self._fail(
-                    f"training with spaces of {kind}", "work", f"{type(error).__name__}: {text}", "Support them."
-                )
+                self.fail(f"training with spaces of {kind}", "work", f"{type(error).__name__}: {text}", "Support them.")
                 continue
             self._check_predictions(kind, load(result.folder))
 
@@ -164,20 +147,20 @@ class _Inspection:
         for deterministic in (True, False):
             actions, _ = policy.predict(batch, deterministic=deterministic)
             if len(actions) != 5 or not all(space.contains(action) for action in actions):
-                self._fail(f"predict ({kind})", f"give 5 members of {space} for 5 observations", repr(actions), "Clip.")
+                self.fail(f"predict ({kind})", f"give 5 members of {space} for 5 observations", repr(actions), "Clip.")
         one, other = (policy.predict(batch, deterministic=True)[0] for _ in range(2))
         if not np.array_equal(one, other):
-            self._fail(f"predict ({kind}) with deterministic=True", "repeat", "other actions", "Take the mode.")
+            self.fail(f"predict ({kind}) with deterministic=True", "repeat", "other actions", "Take the mode.")
 
     def _check_vector_costs(self) -> None:
         model = self._train(steps=4 * _STEPS).model
         if not hasattr(model, "multipliers"):
-            raise _Skip("it has no multipliers")
+            raise SkipCheck("it has no multipliers")
         values = np.asarray(model.multipliers)
         if values.shape != (2,):
-            self._fail("multipliers", "have shape (2,) for two constraints", str(values.shape), "One per constraint.")
+            self.fail("multipliers", "have shape (2,) for two constraints", str(values.shape), "One per constraint.")
         elif not (values[0] > 0 and values[1] == 0):
-            self._fail(
+            self.fail(
                 "multipliers",
                 "be positive for a cost above its budget and 0 for one that never occurs",
                 f"{values.tolist()} for (always 10 against 2, always 0 against 5)",
@@ -193,13 +176,13 @@ class _Inspection:
         again = self.solver_class.load(path, device="cpu")
         for what, policy in (("Stable-Baselines3's save and load", again), ("the artefact", load(result.folder))):
             if not np.array_equal(policy.predict(obs, deterministic=True)[0], expected):
-                self._fail(what, "keep the policy", "other deterministic actions", "Save every parameter.")
+                self.fail(what, "keep the policy", "other deterministic actions", "Save every parameter.")
 
     def _check_frozen_normaliser(self) -> None:
         result = self._train()
         artefact, layer = load(result.folder), unwrap_vec_normalize(result.model.env)
         if layer is None or artefact.normaliser is None:
-            self._fail("the artefact", "hold the normaliser of the training", "none", "Train on the env as given.")
+            self.fail("the artefact", "hold the normaliser of the training", "none", "Train on the env as given.")
             return
         obs = _observations(artefact.observation_space, 8)
         expected = result.model.predict(layer.normalize_obs(obs), deterministic=True)[0]
@@ -207,14 +190,14 @@ class _Inspection:
         evaluate(result.folder, episodes=2, workers=1)
         for policy in (artefact, load(result.folder)):
             if not np.array_equal(policy.predict(obs, deterministic=True)[0], expected):
-                self._fail(
+                self.fail(
                     "the artefact on raw observations",
                     "act as the model on normalised ones",
                     "other deterministic actions",
                     "Freeze the statistics of VecNormalize as they are when training ends.",
                 )
         if _weights(result) != before:
-            self._fail("an evaluation", "leave the artefact as it is", "changed weights", "Never train in predict.")
+            self.fail("an evaluation", "leave the artefact as it is", "changed weights", "Never train in predict.")
 
     def _check_resume(self) -> None:
         settings = replace(_SETTINGS, num_checkpoints=4)
@@ -228,7 +211,7 @@ class _Inspection:
         with suppress(_CutError):
             self._train(out=out, settings=settings, progress=cut)
         if _weights(resume(out)) != whole:
-            self._fail(
+            self.fail(
                 "a training that is cut and resumed",
                 "end with the weights of one that is not",
                 "other weights",
@@ -242,12 +225,12 @@ class _Inspection:
         except SaferlError:
             pass
         else:
-            self._fail("an env without costs", "be refused", "a model", way_out)
+            self.fail("an env without costs", "be refused", "a model", way_out)
         try:
             self._train(env_kwargs={"silent_after": 30})
         except CostError:
             return
-        self._fail("a cost that is missing from step 31 on", "end the training with a CostError", "no error", way_out)
+        self.fail("a cost that is missing from step 31 on", "end the training with a CostError", "no error", way_out)
 
     def _check_supported_kinds(self) -> None:
         for kind in self.solver_class.supported_kinds:
@@ -256,7 +239,7 @@ class _Inspection:
     def _check_unsupported_kinds(self) -> None:
         kinds = [kind for kind in CONSTRAINT_KINDS if kind not in self.solver_class.supported_kinds]
         if not kinds:
-            raise _Skip("it supports every kind")
+            raise SkipCheck("it supports every kind")
         for kind in kinds:
             env = saferl.make_vec(ENV, 1, constraints=_constraints(kind))
             try:
@@ -265,7 +248,7 @@ class _Inspection:
                 continue
             finally:
                 env.close()
-            self._fail(f"a constraint of kind {kind}", "be refused", "a model", "Check kinds with require_kinds.")
+            self.fail(f"a constraint of kind {kind}", "be refused", "a model", "Check kinds with require_kinds.")
 
 
 def _weights(result: TrainResult) -> bytes:

@@ -3,36 +3,18 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from command_line import assert_one_message, flat, run_quietly
+from point_robot_data import write_random_episodes
 
-import saferl
-from saferl.data import Dataset, DatasetMetadata, load_dataset, write_dsrl
-
-KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+from saferl.data import load_dataset, write_dsrl
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight episodes of PointRobot with uniform actions, whose densities are known."""
-    env, rng = saferl.make("PointRobot-v0"), np.random.default_rng(0)
-    rows = {key: [] for key in KEYS}
-    for episode in range(8):
-        obs, _ = env.reset(seed=episode)
-        over = False
-        while not over:
-            action = rng.uniform(-1.0, 1.0, 2).astype(np.float32)
-            new, reward, terminated, truncated, _ = env.step(action)
-            values = (obs, new, action, reward, env.last_costs.copy(), terminated, truncated)
-            for key, value in zip(KEYS, values, strict=True):
-                rows[key].append(value)
-            obs, over = new, terminated or truncated
-    metadata = DatasetMetadata(env_id="PointRobot-v0", budgets={"cost": 5.0})
-    log_probs = np.full(len(rows["rewards"]), np.log(0.25))
+    """Eight episodes, whose densities are known."""
     path = tmp_path_factory.mktemp("data") / "pr.hdf5"
-    write_dsrl(Dataset.from_arrays(**rows, log_probs=log_probs, cost_names=("cost",), metadata=metadata), path)
-    return path
+    return write_random_episodes(path, 8, has_densities=True)
 
 
 def trained(solver, data, folder, *more):

@@ -2,36 +2,19 @@
 
 import json
 
-import numpy as np
 import pytest
 from command_line import assert_one_message, run_quietly
+from point_robot_data import write_random_episodes
 
-import saferl
-from saferl.data import Dataset, DatasetMetadata, write_dsrl
+from saferl.data import write_dsrl
 from saferl.testing.offline_checker import small_data
-
-KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Ten random episodes of PointRobot."""
-    env, rng = saferl.make("PointRobot-v0"), np.random.default_rng(0)
-    rows = {key: [] for key in KEYS}
-    for episode in range(10):
-        obs, _ = env.reset(seed=episode)
-        over = False
-        while not over:
-            action = rng.uniform(-1.0, 1.0, 2).astype(np.float32)
-            new, reward, terminated, truncated, _ = env.step(action)
-            values = (obs, new, action, reward, env.last_costs.copy(), terminated, truncated)
-            for key, value in zip(KEYS, values, strict=True):
-                rows[key].append(value)
-            obs, over = new, terminated or truncated
-    metadata = DatasetMetadata(env_id="PointRobot-v0", budgets={"cost": 5.0})
+    """Ten random episodes."""
     path = tmp_path_factory.mktemp("data") / "pr.hdf5"
-    write_dsrl(Dataset.from_arrays(**rows, cost_names=("cost",), metadata=metadata), path)
-    return path
+    return write_random_episodes(path, 10)
 
 
 def test_train_eval_and_resume_work_one_after_the_other(data, tmp_path):

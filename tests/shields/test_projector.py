@@ -53,7 +53,7 @@ def test_gradients_by_proposal_rows_and_bounds_are_those_of_finite_differences()
     starts, rows, bounds = (part[:60] for part in problems(60, hardest=0.1))
     feasible = project_batch(starts, rows, bounds, LOW, HIGH).feasible
     starts, rows, bounds = (part[feasible].requires_grad_() for part in (starts, rows, bounds))
-    torch.autograd.gradcheck(
+    assert torch.autograd.gradcheck(
         lambda *parts: project_batch(*parts, LOW, HIGH).action, (starts, rows, bounds), eps=1e-7, atol=1e-5
     )
 
@@ -66,7 +66,7 @@ def test_gradients_of_what_was_solved_one_by_one_are_right_too(monkeypatch):
     found = project_batch(starts, rows, bounds, LOW, HIGH)
     assert found.exact - int((~found.feasible).sum()) > 5
     starts, rows, bounds = (part[found.feasible].requires_grad_() for part in (starts, rows, bounds))
-    torch.autograd.gradcheck(
+    assert torch.autograd.gradcheck(
         lambda *parts: project_batch(*parts, LOW, HIGH).action, (starts, rows, bounds), eps=1e-7, atol=1e-5
     )
 

@@ -56,7 +56,8 @@ def test_budgets_to_train_at_have_the_units_of_the_environments():
 
 
 def test_the_baseline_takes_any_budget_because_it_ignores_it():
-    UnconstrainedPPO("MlpPolicy", drift(budget=25.0, kind="step_rate"), n_steps=8, batch_size=8)
+    solver = UnconstrainedPPO("MlpPolicy", drift(budget=25.0, kind="step_rate"), n_steps=8, batch_size=8)
+    assert solver.learn(8).num_timesteps == 8
 
 
 @pytest.mark.parametrize("solver", CONSTRAINED)

@@ -6,6 +6,7 @@ shield is the shield alone.
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from saferl.errors import UnknownNameError
 Memory = npt.NDArray[np.float64]
 
 
-class MicrogridPolicy:
+class MicrogridPolicy(abc.ABC):
     """A rule per observation with some numbers of memory."""
 
     memory_size = 0
@@ -45,9 +46,9 @@ class MicrogridPolicy:
         )
         return actions if np.ndim(observation) > 1 else actions[0], (memory,) if self.memory_size else None
 
+    @abc.abstractmethod
     def act(self, sensors: Sensors, memory: Memory) -> tuple[float, float]:
         """The action; ``memory``, shape (memory_size,), may be written."""
-        raise NotImplementedError
 
     def request(self, sensors: Sensors, command: int, power: float) -> tuple[float, float]:
         """The action that asks for a command and a battery power (kW)."""

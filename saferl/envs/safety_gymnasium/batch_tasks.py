@@ -6,6 +6,7 @@ and ``touched`` (num_envs, num_geoms), true for every geom that is in contact wi
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ Rows = Any
 """An index of environments: a slice or an array of numbers."""
 
 
-class TaskBatch:
+class TaskBatch(abc.ABC):
     """What a family of tasks has in common: nothing to reach, nothing to remember."""
 
     memory: tuple[str, ...] = ()
@@ -32,25 +33,25 @@ class TaskBatch:
         for name in self.memory:
             setattr(self, name, np.zeros(num_envs))
 
-    def start(self, rows: Rows, fields: Fields) -> None:
+    def start(self, rows: Rows, fields: Fields) -> None:  # noqa: B027  (optional)
         """Remember what the next reward of ``rows`` is a difference from, at a reset or a new goal."""
 
+    @abc.abstractmethod
     def reward(self, fields: Fields) -> Array:
         """Rewards of the step just taken, (num_envs,)."""
-        raise NotImplementedError
 
     def achieved(self, fields: Fields) -> Mask:
         """Where the goal is reached, (num_envs,)."""
         return np.zeros(self.num_envs, dtype=np.bool_)
 
-    def tick(self) -> None:
+    def tick(self) -> None:  # noqa: B027  (optional)
         """What the task does at the end of every step."""
 
     def renew(self, row: int, world: World) -> bool:
         """Set a new goal; False if there is no room."""
         return self.maker.move_goal(world)
 
-    def begin(self, row: int) -> None:
+    def begin(self, row: int) -> None:  # noqa: B027  (optional)
         """What the task does when an episode begins."""
 
 

@@ -17,46 +17,16 @@ end at 1 - 1e-5; observations can be standardised (preset ``small``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
 import numpy as np
-import torch as th
 
-from saferl.config import check_ranges
 from saferl.data.dataset import Dataset
-from saferl.data.samplers import TransitionSampler
 from saferl.errors import DataError
-from saferl.policy.behaviour import DeterministicMlp, GaussianMlp, imitation_loss
 from saferl.policy.offline import FloatArray
-from saferl.solvers.offline.base import OfflineSolver, TrainingData, observation_scale
+from saferl.solvers.offline.base import TrainingData
+from saferl.solvers.offline.imitation import Imitation
 
 
-@dataclass(frozen=True)
-class BCSafeConfig:
-    """Options of BC-Safe; the defaults are those of OSRL."""
-
-    loss: Literal["mse", "likelihood"] = "mse"
-    """Squared error of one action, or the likelihood of a squashed Gaussian."""
-    learning_rate: float = 1e-3
-    """Step size of Adam, > 0."""
-    batch_size: int = 512
-    """Transitions per update, >= 1."""
-    net_arch: tuple[int, ...] = (256, 256)
-    """Hidden layers."""
-    standardise: bool = False
-    """Whether observations are brought to mean 0 and standard deviation 1."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_ranges(self, positive=("learning_rate", "batch_size"))
-
-
-SMALL: dict[str, Any] = {"net_arch": (64, 64), "batch_size": 256, "standardise": True}
-"""Options of the preset ``small``, where they differ from the published ones."""
-
-
-class BCSafe(OfflineSolver):
+class BCSafe(Imitation):
     """Behaviour cloning of the episodes within the budgets.
 
     Example:
@@ -65,42 +35,16 @@ class BCSafe(OfflineSolver):
     """
 
     name = "bc_safe"
-    config_class = BCSafeConfig
-    presets = {"published": {}, "small": SMALL}  # noqa: RUF012 - read only
     needs_budgets = True
 
-    config: BCSafeConfig
-
-    def build(self, data: TrainingData, seed: int) -> None:
-        """Choose episodes, make the network, its optimiser and the sampler.
+    def choose(self, data: TrainingData) -> Dataset:
+        """The episodes within the budgets.
 
         Raises:
-            DataError: no episode keeps the budgets.
+            DataError: there is none.
         """
-        config = self.config
         assert data.budgets is not None
-        chosen = episodes_within(data.dataset, data.budgets)
-        kind = DeterministicMlp if config.loss == "mse" else GaussianMlp
-        self.network: DeterministicMlp | GaussianMlp = kind(
-            data.num_features, data.action_width, net_arch=config.net_arch
-        )
-        self.network.shift, self.network.scale = observation_scale(chosen, standardise=config.standardise)
-        self.optimizer = th.optim.Adam(self.network.parameters(), lr=config.learning_rate)
-        self.sampler = TransitionSampler(chosen, config.batch_size, np.random.default_rng(seed))
-        self.keep(network=self.network, optimizer=self.optimizer, sampler=self.sampler)
-
-    def update(self) -> dict[str, float]:
-        """One step of Adam on a batch; ``loss/policy``."""
-        batch = self.sampler.sample()
-        loss = imitation_loss(self.network, th.from_numpy(batch.observations), th.from_numpy(batch.actions))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return {"loss/policy": float(loss.detach())}
-
-    def publish(self) -> DeterministicMlp | GaussianMlp:
-        """The network."""
-        return self.network
+        return episodes_within(data.dataset, data.budgets)
 
 
 def episodes_within(dataset: Dataset, budgets: FloatArray) -> Dataset:

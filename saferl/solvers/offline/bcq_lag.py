@@ -41,84 +41,45 @@ from saferl.config import check_ranges
 from saferl.data.samplers import TransitionSampler
 from saferl.errors import ConfigError
 from saferl.policy.twin_critics import TwinCritics, mixed, pessimistic
-from saferl.policy.vae import LATENT_LIMIT, PerturbedVae, lagrangian_best, vae_loss
-from saferl.solvers.dual import DualVariable
+from saferl.policy.vae import LATENT_LIMIT, PerturbedVae, lagrangian_best
 from saferl.solvers.offline.base import OfflineSolver, TrainingData, observation_scale
 from saferl.solvers.offline.cost_critics import (
+    SMALL_CRITICS,
     Batch,
-    Multipliers,
+    LagrangianCriticConfig,
     as_batch,
     bellman_targets,
     critic_loss,
     descend,
+    descend_vae,
     limits_of,
     per_constraint,
 )
 
 
 @dataclass(frozen=True)
-class BCQLagConfig:
+class BCQLagConfig(LagrangianCriticConfig):
     """Options of BCQ-Lag; the defaults are those of OSRL."""
 
-    gamma: float = 0.99
-    """Discount factor of reward and costs, in [0, 1)."""
-    horizon: int = 0
-    """Steps T of an episode, by which budgets become thresholds; 0: the longest of the data."""
-    reward_scale: float = 0.1
-    """Rewards are multiplied by this."""
     selection: Literal["drawn", "best"] = "drawn"
     """Whether one proposal acts as drawn, or the best of ``candidates`` by the Lagrangian."""
     candidates: int = 10
     """Proposals per state: in the targets, and to act where the best is taken; at least 2."""
     reach: float = 0.05
     """Largest change of a proposal, of actions in [-1, 1]."""
-    twin_share: float = 0.75
-    """Weight of the pessimistic twin in the targets, in [0, 1]."""
-    members: int = 2
-    """Networks per twin."""
-    kl_weight: float = 0.5
-    """Weight beta of the KL in the auto-encoder's loss."""
-    kp: float = 0.1
-    """Multiplier per unit of excess discounted cost."""
-    ki: float = 0.003
-    """Multiplier added per unit of excess discounted cost and update."""
-    kd: float = 0.001
-    """Multiplier per unit by which the excess rose since the last update."""
-    learning_rate: float = 1e-3
-    """Step size of Adam, for all networks."""
-    batch_size: int = 512
-    """Transitions per update."""
-    tau: float = 0.005
-    """Share of the networks that the running averages take over at every update, in (0, 1]."""
-    net_arch: tuple[int, ...] = (256, 256)
-    """Hidden layers of critics and perturbation."""
-    vae_width: int = 400
-    """Hidden width of the auto-encoder."""
-    standardise: bool = False
-    """Whether observations are brought to mean 0 and standard deviation 1."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_ranges(
-            self,
-            positive=("reward_scale", "reach", "members", "learning_rate", "batch_size", "tau", "vae_width"),
-            non_negative=("horizon", "kl_weight", "kp", "ki", "kd"),
-            unit=("gamma", "twin_share", "tau"),
-        )
+        super().__post_init__()
+        check_ranges(self, positive=("reach",))
         if self.candidates < 2:
             raise ConfigError(f"BCQLagConfig.candidates must be at least 2; got {self.candidates}. Try 10.")
-        if self.gamma == 1.0:
-            raise ConfigError("BCQLagConfig.gamma must be below 1, or sums have no bound; got 1. Try 0.99.")
 
 
 SMALL: dict[str, Any] = {
+    **SMALL_CRITICS,
     "selection": "best",
     "members": 1,
-    "batch_size": 256,
-    "tau": 0.01,
-    "net_arch": (64, 64),
-    "vae_width": 64,
-    "standardise": True,
 }
 """Options of the preset ``small``, where they differ from the published ones."""
 
@@ -164,9 +125,7 @@ class BCQLag(OfflineSolver):
         self.vae_optimizer = th.optim.Adam(self.network.vae.parameters(), lr=rate)
         self.critic_optimizer = th.optim.Adam(self.critics.parameters(), lr=rate)
         self.actor_optimizer = th.optim.Adam(self.network.perturbation.parameters(), lr=rate)
-        self.multipliers = Multipliers(
-            DualVariable(count, learning_rate=config.ki, proportional=config.kp, derivative=config.kd)
-        )
+        self.multipliers = config.multipliers(count)
         self.sampler = TransitionSampler(data.dataset, config.batch_size, np.random.default_rng(seed))
         self.keep(
             network=self.network,
@@ -185,10 +144,9 @@ class BCQLag(OfflineSolver):
         config, network = self.config, self.network
         batch = as_batch(self.sampler.sample(), self.limits.columns, scale=config.reward_scale)
         features = network.features(batch.observations)
-        noise = th.randn((len(features), network.vae.latent), generator=self.generator)
         losses = {
-            "loss/vae": descend(
-                self.vae_optimizer, vae_loss(network.vae, features, batch.actions, noise, config.kl_weight)
+            "loss/vae": descend_vae(
+                self.vae_optimizer, network.vae, features, batch.actions, self.generator, config.kl_weight
             ),
             "loss/critics": descend(
                 self.critic_optimizer,

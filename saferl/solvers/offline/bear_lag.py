@@ -43,19 +43,19 @@ from torch import nn
 
 from saferl.config import check_ranges
 from saferl.data.samplers import TransitionSampler
-from saferl.errors import ConfigError
 from saferl.policy.behaviour import GaussianMlp
 from saferl.policy.twin_critics import TwinCritics, mixed, pessimistic
-from saferl.policy.vae import LATENT_LIMIT, ConditionalVae, vae_loss
-from saferl.solvers.dual import DualVariable
+from saferl.policy.vae import LATENT_LIMIT, ConditionalVae
 from saferl.solvers.offline.base import OfflineSolver, TrainingData, observation_scale
 from saferl.solvers.offline.cost_critics import (
+    SMALL_CRITICS,
     Batch,
-    Multipliers,
+    LagrangianCriticConfig,
     as_batch,
     bellman_targets,
     critic_loss,
     descend,
+    descend_vae,
     limits_of,
     per_constraint,
 )
@@ -65,15 +65,9 @@ LOG_ALPHA_RANGE = (-5.0, 5.0)
 
 
 @dataclass(frozen=True)
-class BEARLagConfig:
+class BEARLagConfig(LagrangianCriticConfig):
     """Options of BEAR-Lag; the defaults are those of OSRL."""
 
-    gamma: float = 0.99
-    """Discount factor of reward and costs, in [0, 1)."""
-    horizon: int = 0
-    """Steps T of an episode, by which budgets become thresholds; 0: the longest of the data."""
-    reward_scale: float = 0.1
-    """Rewards are multiplied by this."""
     next_cost: Literal["max", "mean"] = "max"
     """What the cost targets take of the next state's drawn actions."""
     samples: int = 10
@@ -84,55 +78,18 @@ class BEARLagConfig:
     """Width sigma of the kernel, in squared (gaussian) or plain (laplacian) units of unsquashed actions."""
     target_distance: float = 0.05
     """Mean MMD that the policy is kept at."""
-    twin_share: float = 0.75
-    """Weight of the pessimistic twin in the targets, in [0, 1]."""
-    members: int = 2
-    """Networks per twin."""
-    kl_weight: float = 0.5
-    """Weight beta of the KL in the auto-encoder's loss."""
-    kp: float = 0.1
-    """Multiplier per unit of excess discounted cost."""
-    ki: float = 0.003
-    """Multiplier added per unit of excess discounted cost and update."""
-    kd: float = 0.001
-    """Multiplier per unit by which the excess rose since the last update."""
-    learning_rate: float = 1e-3
-    """Step size of Adam, for all networks and for log alpha."""
-    batch_size: int = 512
-    """Transitions per update."""
-    tau: float = 0.005
-    """Share of the networks that the running averages take over at every update, in (0, 1]."""
-    net_arch: tuple[int, ...] = (256, 256)
-    """Hidden layers of critics and policy."""
-    vae_width: int = 400
-    """Hidden width of the auto-encoder."""
-    standardise: bool = False
-    """Whether observations are brought to mean 0 and standard deviation 1."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_ranges(
-            self,
-            positive=(
-                *("reward_scale", "samples", "kernel_width", "members", "learning_rate", "batch_size", "tau"),
-                "vae_width",
-            ),
-            non_negative=("horizon", "target_distance", "kl_weight", "kp", "ki", "kd"),
-            unit=("gamma", "twin_share", "tau"),
-        )
-        if self.gamma == 1.0:
-            raise ConfigError("BEARLagConfig.gamma must be below 1, or sums have no bound; got 1. Try 0.99.")
+        super().__post_init__()
+        check_ranges(self, positive=("samples", "kernel_width"), non_negative=("target_distance",))
 
 
 SMALL: dict[str, Any] = {
+    **SMALL_CRITICS,
     "next_cost": "mean",
     "samples": 5,
     "members": 1,
-    "batch_size": 256,
-    "tau": 0.01,
-    "net_arch": (64, 64),
-    "vae_width": 64,
-    "standardise": True,
 }
 """Options of the preset ``small``, where they differ from the published ones."""
 
@@ -190,9 +147,7 @@ class BEARLag(OfflineSolver):
         self.critic_optimizer = th.optim.Adam(self.critics.parameters(), lr=rate)
         self.actor_optimizer = th.optim.Adam(self.network.parameters(), lr=rate)
         self.alpha_optimizer = th.optim.Adam(self.log_alpha.parameters(), lr=rate)
-        self.multipliers = Multipliers(
-            DualVariable(count, learning_rate=config.ki, proportional=config.kp, derivative=config.kd)
-        )
+        self.multipliers = config.multipliers(count)
         self.sampler = TransitionSampler(data.dataset, config.batch_size, np.random.default_rng(seed))
         self.keep(
             network=self.network,
@@ -213,11 +168,10 @@ class BEARLag(OfflineSolver):
         """One step of the auto-encoder, of the critics, of the policy, of alpha and the multipliers."""
         config = self.config
         batch = as_batch(self.sampler.sample(), self.limits.columns, scale=config.reward_scale)
-        features = self._features(batch.observations)
-        noise = th.randn((len(features), self.vae.latent), generator=self.generator)
+        features = self.network.features(batch.observations)
         losses = {
-            "loss/vae": descend(
-                self.vae_optimizer, vae_loss(self.vae, features, batch.actions, noise, config.kl_weight)
+            "loss/vae": descend_vae(
+                self.vae_optimizer, self.vae, features, batch.actions, self.generator, config.kl_weight
             ),
             "loss/critics": descend(
                 self.critic_optimizer,
@@ -250,9 +204,6 @@ class BEARLag(OfflineSolver):
         """The policy."""
         return self.network
 
-    def _features(self, observations: th.Tensor) -> th.Tensor:
-        return (observations - self.network.shift) / self.network.scale
-
     def _draw(self, policy: GaussianMlp, observations: th.Tensor) -> th.Tensor:
         """Actions before squashing, (B, samples, A)."""
         mean, log_std = policy(observations)
@@ -271,7 +222,7 @@ class BEARLag(OfflineSolver):
         config = self.config
         with th.no_grad():
             actions = self._draw(self.target_policy, batch.next_observations).tanh()
-            twins = self.target_critics(self._features(batch.next_observations), actions)
+            twins = self.target_critics(self.network.features(batch.next_observations), actions)
             values = next_values(mixed(twins, config.twin_share), config.next_cost)
             return bellman_targets(batch.signals, values, batch.terminals, config.gamma)
 

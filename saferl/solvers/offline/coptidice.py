@@ -233,7 +233,7 @@ class COptiDICE(OfflineSolver):
         config = self.config
         batch = as_batch(self.sampler.sample(), self.limits.columns, scale=config.reward_scale)
         drawn = self.sampler.generator.integers(len(self.first), size=config.batch_size)
-        first = self._features(self.first[th.from_numpy(drawn)])
+        first = self.network.features(self.first[th.from_numpy(drawn)])
         advantages = self._advantages(batch)
         with th.no_grad():
             weights = closed_form_weights(advantages, config.alpha, config.divergence)
@@ -254,12 +254,11 @@ class COptiDICE(OfflineSolver):
         """The policy."""
         return self.network
 
-    def _features(self, observations: th.Tensor) -> th.Tensor:
-        return (observations - self.network.shift) / self.network.scale
-
     def _advantages(self, batch: Batch) -> th.Tensor:
         """E of the docstring, (B,), at the current multipliers."""
-        now, later = (self.nu(self._features(s)).amin(dim=0) for s in (batch.observations, batch.next_observations))
+        now, later = (
+            self.nu(self.network.features(s)).amin(dim=0) for s in (batch.observations, batch.next_observations)
+        )
         rewards = batch.signals[0] - (self.multipliers.values[:, None] * batch.signals[1:]).sum(dim=0)
         advantages: th.Tensor = rewards + self.config.gamma * (1.0 - batch.terminals) * later - now
         return advantages
@@ -271,7 +270,11 @@ class COptiDICE(OfflineSolver):
             return (weights * costs).mean(dim=1), {}
         start, now, later = (
             self.chi(features).view(len(costs), config.members, -1).amax(dim=1)
-            for features in (first, self._features(batch.observations), self._features(batch.next_observations))
+            for features in (
+                first,
+                self.network.features(batch.observations),
+                self.network.features(batch.next_observations),
+            )
         )
         flow = costs + config.gamma * (1.0 - batch.terminals) * later - now
         values = (1.0 - config.gamma) * start + weights * flow

@@ -1,21 +1,97 @@
-"""What solvers with critics of costs share: budgets as thresholds of discounted sums, multipliers, batches, steps."""
+"""What solvers with critics of costs share: options, budgets as thresholds, multipliers, batches, steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
 
+from saferl.config import check_ranges
 from saferl.data.dataset import Dataset, Floats
 from saferl.data.samplers import Transitions
-from saferl.errors import ConstraintError
-from saferl.solvers.dual import Dual
+from saferl.errors import ConfigError, ConstraintError
+from saferl.policy.vae import ConditionalVae, vae_loss
+from saferl.solvers.dual import Dual, DualVariable
 from saferl.solvers.offline.base import TrainingData
 
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Options of solvers with critics and an auto-encoder; the defaults are those of OSRL."""
+
+    gamma: float = 0.99
+    """Discount factor of reward and costs, in [0, 1)."""
+    horizon: int = 0
+    """Steps T of an episode, by which budgets become thresholds; 0: the longest of the data."""
+    reward_scale: float = 0.1
+    """Rewards are multiplied by this."""
+    kl_weight: float = 0.5
+    """Weight beta of the KL in the auto-encoder's loss."""
+    learning_rate: float = 1e-3
+    """Step size of Adam, where there is no other."""
+    batch_size: int = 512
+    """Transitions per update."""
+    tau: float = 0.005
+    """Share of the networks that the running averages take over at every update, in (0, 1]."""
+    net_arch: tuple[int, ...] = (256, 256)
+    """Hidden layers of critics and policy."""
+    vae_width: int = 400
+    """Hidden width of the auto-encoder."""
+    standardise: bool = False
+    """Whether observations are brought to mean 0 and standard deviation 1."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_ranges(
+            self,
+            positive=("reward_scale", "learning_rate", "batch_size", "tau", "vae_width"),
+            non_negative=("horizon", "kl_weight"),
+            unit=("gamma", "tau"),
+        )
+        if self.gamma == 1.0:
+            name = type(self).__name__
+            raise ConfigError(f"{name}.gamma must be below 1, or sums have no bound; got 1. Try 0.99.")
+
+
+@dataclass(frozen=True)
+class LagrangianCriticConfig(CriticConfig):
+    """The same with multipliers that a PID controller moves, and ensembles of twin critics."""
+
+    twin_share: float = 0.75
+    """Weight of the pessimistic twin in the targets, in [0, 1]."""
+    members: int = 2
+    """Networks per twin."""
+    kp: float = 0.1
+    """Multiplier per unit of excess discounted cost."""
+    ki: float = 0.003
+    """Multiplier added per unit of excess discounted cost and update."""
+    kd: float = 0.001
+    """Multiplier per unit by which the excess rose since the last update."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        check_ranges(self, positive=("members",), non_negative=("kp", "ki", "kd"), unit=("twin_share",))
+
+    def multipliers(self, count: int) -> Multipliers:
+        """Multipliers of ``count`` constraints, from 0."""
+        return Multipliers(DualVariable(count, learning_rate=self.ki, proportional=self.kp, derivative=self.kd))
+
+
+SMALL_CRITICS: dict[str, Any] = {
+    "batch_size": 256,
+    "tau": 0.01,
+    "net_arch": (64, 64),
+    "vae_width": 64,
+    "standardise": True,
+}
+"""What the presets ``small`` of these solvers have in common."""
 
 
 @overload
@@ -167,6 +243,19 @@ def descend(optimizer: th.optim.Optimizer, loss: th.Tensor) -> float:
         parameter.grad = gradient
     optimizer.step()
     return float(loss.detach())
+
+
+def descend_vae(
+    optimizer: th.optim.Optimizer,
+    vae: ConditionalVae,
+    features: th.Tensor,
+    actions: th.Tensor,
+    generator: th.Generator,
+    kl_weight: float,
+) -> float:
+    """One step of the auto-encoder on observations (B, F) and actions (B, A); its loss."""
+    noise = th.randn((len(features), vae.latent), generator=generator)
+    return descend(optimizer, vae_loss(vae, features, actions, noise, kl_weight))
 
 
 def per_constraint(prefix: str, names: tuple[str, ...], values: th.Tensor) -> dict[str, float]:

@@ -39,17 +39,19 @@ from stable_baselines3.common.utils import polyak_update
 
 from saferl.config import check_ranges
 from saferl.data.samplers import TransitionSampler
-from saferl.errors import ConfigError
 from saferl.policy.behaviour import GaussianMlp
 from saferl.policy.twin_critics import TwinCritics, pessimistic
-from saferl.policy.vae import ConditionalVae, latent_kl, vae_loss
+from saferl.policy.vae import ConditionalVae, latent_kl
 from saferl.solvers.offline.base import OfflineSolver, TrainingData, observation_scale
 from saferl.solvers.offline.cost_critics import (
+    SMALL_CRITICS,
     Batch,
+    CriticConfig,
     as_batch,
     bellman_targets,
     critic_loss,
     descend,
+    descend_vae,
     limits_of,
     per_constraint,
 )
@@ -59,15 +61,9 @@ LOG_ALPHA_RANGE = (-5.0, 5.0)
 
 
 @dataclass(frozen=True)
-class CPQConfig:
+class CPQConfig(CriticConfig):
     """Options of CPQ; the defaults are those of OSRL."""
 
-    gamma: float = 0.99
-    """Discount factor of reward and costs, in [0, 1)."""
-    horizon: int = 0
-    """Steps T of an episode, by which budgets become thresholds; 0: the longest of the data."""
-    reward_scale: float = 0.1
-    """Rewards are multiplied by this."""
     shift_rewards: bool = False
     """Whether the data's smallest reward is subtracted from all, so that the penalised value 0 is the worst."""
     unsafe_pull: float = 0.0
@@ -78,51 +74,29 @@ class CPQConfig:
     """Share of them that counts as not shown by the data, in (0, 1]."""
     unlikely_level: float = 1.5
     """How many thresholds the cost critic of unlikely actions is driven to."""
-    kl_weight: float = 0.5
-    """Weight beta of the KL in the auto-encoder's loss."""
     actor_learning_rate: float = 1e-4
     """Step size of Adam, for the policy."""
     alpha_learning_rate: float = 1e-4
     """Step size of log alpha."""
-    learning_rate: float = 1e-3
-    """Step size of Adam, for critics and auto-encoder."""
-    batch_size: int = 512
-    """Transitions per update."""
-    tau: float = 0.005
-    """Share of the critics that the running averages take over at every update, in (0, 1]."""
-    net_arch: tuple[int, ...] = (256, 256)
-    """Hidden layers of critics and policy."""
-    vae_width: int = 400
-    """Hidden width of the auto-encoder."""
-    standardise: bool = False
-    """Whether observations are brought to mean 0 and standard deviation 1."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        super().__post_init__()
         check_ranges(
             self,
-            positive=(
-                *("reward_scale", "samples", "unlikely_share", "actor_learning_rate", "learning_rate", "batch_size"),
-                *("tau", "vae_width"),
-            ),
-            non_negative=("horizon", "unsafe_pull", "unlikely_level", "kl_weight", "alpha_learning_rate"),
-            unit=("gamma", "unlikely_share", "tau"),
+            positive=("samples", "unlikely_share", "actor_learning_rate"),
+            non_negative=("unsafe_pull", "unlikely_level", "alpha_learning_rate"),
+            unit=("unlikely_share",),
         )
-        if self.gamma == 1.0:
-            raise ConfigError("CPQConfig.gamma must be below 1, or sums have no bound; got 1. Try 0.99.")
 
 
 SMALL: dict[str, Any] = {
+    **SMALL_CRITICS,
     "shift_rewards": True,
     "unsafe_pull": 1.0,
     "alpha_learning_rate": 0.1,
     "samples": 5,
     "actor_learning_rate": 3e-4,
-    "batch_size": 256,
-    "tau": 0.01,
-    "net_arch": (64, 64),
-    "vae_width": 64,
-    "standardise": True,
 }
 """Options of the preset ``small``, where they differ from the published ones."""
 
@@ -209,11 +183,10 @@ class CPQ(OfflineSolver):
         """One step of the auto-encoder, of the critics and alphas, of the policy."""
         config = self.config
         batch = as_batch(self.sampler.sample(), self.limits.columns, scale=config.reward_scale, offset=self.offset)
-        features = self._features(batch.observations)
-        noise = th.randn((len(features), self.vae.latent), generator=self.generator)
+        features = self.network.features(batch.observations)
         losses = {
-            "loss/vae": descend(
-                self.vae_optimizer, vae_loss(self.vae, features, batch.actions, noise, config.kl_weight)
+            "loss/vae": descend_vae(
+                self.vae_optimizer, self.vae, features, batch.actions, self.generator, config.kl_weight
             )
         }
         with th.no_grad():
@@ -242,9 +215,6 @@ class CPQ(OfflineSolver):
         """The policy."""
         return self.network
 
-    def _features(self, observations: th.Tensor) -> th.Tensor:
-        return (observations - self.network.shift) / self.network.scale
-
     def _draw(self, observations: th.Tensor, count: int) -> th.Tensor:
         """Actions of the policy, (B, count, A)."""
         mean, log_std = self.network(observations)
@@ -256,7 +226,7 @@ class CPQ(OfflineSolver):
         """(1 + K, B)."""
         with th.no_grad():
             actions = self._draw(batch.next_observations, 1)
-            rewards, costs = pessimistic(self.target_critics(self._features(batch.next_observations), actions))
+            rewards, costs = pessimistic(self.target_critics(self.network.features(batch.next_observations), actions))
             values = th.cat([penalised(rewards, costs, self.thresholds)[None], costs])[..., 0]
             return bellman_targets(batch.signals, values, batch.terminals, self.config.gamma)
 
