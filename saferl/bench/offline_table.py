@@ -11,8 +11,8 @@ from typing import Any
 from saferl.storage import read_json
 
 HEAD = (
-    "| Budget | Solver | Steps | Return per seed | Score | Cost per seed | Cost / budget | Verdicts | Training, s |",
-    "|--:|---|--:|---|--:|---|--:|---|--:|",
+    "| Budget | Solver | Steps | Return per seed | Score | Cost per seed | Cost / budget | Verdicts |",
+    "|--:|---|--:|---|--:|---|--:|---|",
 )
 """Head of a table."""
 
@@ -38,7 +38,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
             budget = group_key[0]
             best = result["data"]["frontier"][str(budget)]
             score = (best - low) / (high - low)
-            lines.append(f"| {budget:g} | best episode of the data within it | | {best:.4g} | {score:.2f} | | | | |")
+            lines.append(f"| {budget:g} | best episode of the data within it | | {best:.4g} | {score:.2f} | | | |")
         lines.append(_line(sorted(group, key=lambda row: row["seed"])))
     return lines
 
@@ -59,6 +59,5 @@ def _line(rows: Sequence[Mapping[str, Any]]) -> str:
         ", ".join(f"{entry['mean']:.3g}" for entry in costs),
         cost_score,
         ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items())),
-        f"{sum(row['seconds'] for row in rows) / count:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
