@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,21 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+HEADER_HASH = "header_sha256"
+"""Key of :func:`header_digest` in a header."""
+
+
+def header_digest(header: Mapping[str, Any]) -> str:
+    """Hex sha256 of a header's content (canonical JSON, without the digest itself)."""
+    content = {key: value for key, value in header.items() if key != HEADER_HASH}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_header(path: Path, header: Mapping[str, Any]) -> None:
+    """:func:`write_json` with the digest of the content, so that an edited header is noticed."""
+    write_json(path, {**header, HEADER_HASH: header_digest(header)})
 
 
 def write_json(path: Path, data: Any) -> None:

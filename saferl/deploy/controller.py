@@ -29,7 +29,7 @@ from saferl.errors import ArtefactError, ConfigError
 from saferl.shields import load_shield, save_shield
 from saferl.shields.base import Shield
 from saferl.shields.protocol import Action, ActionSpec, ShieldContext, ShieldDecision
-from saferl.storage import atomic_folder, sha256, write_json
+from saferl.storage import atomic_folder, sha256, write_header
 
 SHIELD, SECTION = "shield", "controller"
 UNIT = "controller"
@@ -199,7 +199,7 @@ class ShieldedController:
             ConfigError: a policy that is not an artefact, or a shield that is not data.
             RunFolderError: the folder cannot be written.
         """
-        from saferl.policy.artefact import COUNTER, HEADER, HEADER_HASH, PolicyArtefact, header_digest
+        from saferl.policy.artefact import COUNTER, HEADER, PolicyArtefact
 
         if not isinstance(self.policy, PolicyArtefact):
             raise ConfigError(
@@ -214,9 +214,7 @@ class ShieldedController:
                     shutil.copyfile(self.policy.path / name, temporary / name)
             save_shield(self.shield, temporary / SHIELD)
             hashes |= {f"{SHIELD}/{p.name}": sha256(p) for p in sorted((temporary / SHIELD).iterdir())}
-            header = {key: value for key, value in own.items() if key != HEADER_HASH}
-            header |= {"sha256": hashes, SECTION: self._to_data()}
-            write_json(temporary / HEADER, {**header, HEADER_HASH: header_digest(header)})
+            write_header(temporary / HEADER, {**own, "sha256": hashes, SECTION: self._to_data()})
         return Path(folder)
 
     def _to_data(self) -> dict[str, Any]:

@@ -7,9 +7,7 @@ is the only file that changes afterwards.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,10 +34,9 @@ from saferl.policy.networks import (
 from saferl.policy.normaliser import FrozenNormaliser
 from saferl.policy.sampling import sample_rows
 from saferl.policy.spaces import space_from_dict, space_to_dict
-from saferl.storage import atomic_folder, read_json, sha256, write_json
+from saferl.storage import HEADER_HASH, atomic_folder, header_digest, read_json, sha256, write_header, write_json
 
 SCHEMA = "saferl.artefact/1"
-HEADER_HASH = "header_sha256"
 OFFLINE = "offline"
 """The part of a header that describes a policy learned from data; a Stable-Baselines3 policy has none."""
 HEADER, WEIGHTS, COUNTER = "artefact.json", "weights.safetensors", "evaluations.json"
@@ -178,7 +175,7 @@ def save_artefact(
             "provenance": dict(provenance),
             "sha256": {WEIGHTS: sha256(temporary / WEIGHTS)},
         }
-        write_json(temporary / HEADER, {**header, HEADER_HASH: header_digest(header)})
+        write_header(temporary / HEADER, header)
     return folder
 
 
@@ -268,12 +265,6 @@ def read_spaces(folder: Path) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Observation and action space of the artefact in ``folder``, without building its network."""
     header = read_json(folder / HEADER, what="The header of a policy artefact")
     return space_from_dict(header["observation_space"]), space_from_dict(header["action_space"])
-
-
-def header_digest(header: Mapping[str, Any]) -> str:
-    """Hex sha256 of a header's content (canonical JSON, without the digest itself)."""
-    content = {key: value for key, value in header.items() if key != HEADER_HASH}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 _MISFITS = (

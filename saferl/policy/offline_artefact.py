@@ -16,11 +16,11 @@ from gymnasium import spaces
 from safetensors.torch import save_file
 
 from saferl.constraints import ConstraintSet
-from saferl.policy.artefact import HEADER, HEADER_HASH, OFFLINE, SCHEMA, WEIGHTS, PolicyArtefact, header_digest, load
+from saferl.policy.artefact import HEADER, OFFLINE, SCHEMA, WEIGHTS, PolicyArtefact, load
 from saferl.policy.offline import Generators, State, policy_class
 from saferl.policy.offline_actor import Budgets, OfflineActor
 from saferl.policy.spaces import space_from_dict, space_to_dict
-from saferl.storage import atomic_folder, sha256, write_json
+from saferl.storage import atomic_folder, sha256, write_header
 
 
 class OfflineArtefact(PolicyArtefact):
@@ -147,7 +147,7 @@ def save_offline_artefact(
             "provenance": dict(provenance),
             "sha256": {WEIGHTS: sha256(temporary / WEIGHTS)},
         }
-        write_json(temporary / HEADER, {**header, HEADER_HASH: header_digest(header)})
+        write_header(temporary / HEADER, header)
     return folder
 
 

@@ -150,6 +150,13 @@ CATALOGUE: Mapping[str, ShieldFacts] = {
         "empirical",
         "slower",
     ),
+    "hazard_brake": ShieldFacts(
+        "saferl.shields.hazard_brake:HazardBrake",
+        "Keeps Point and Car out of hazards and walls by manoeuvres of a fitted motion model.",
+        ("privileged state",),
+        "empirical",
+        "under 10 ms",
+    ),
     "scu_microgrid": ShieldFacts(
         "saferl.shields.scu:MicrogridShield",
         "A tree of shielded controller units that keeps a remote microgrid balanced.",

@@ -119,5 +119,6 @@ def _is_spill(values: Array, following: Array, before: Array) -> npt.NDArray[np.
     # The neighbour after it spills (1 - q) v, and q v into the bin after that; the one before the other way round.
     beyond, behind = np.roll(values, -2), np.roll(values, 2)
     from_next = (following >= values) & (values + beyond <= following + _EXPLAINED)
-    from_last = (before >= values) & (values + behind <= before + _EXPLAINED)
+    # (strictly larger: an object lies before the end of its bin, so one on a border is in the bin that begins there)
+    from_last = (before > values) & (values + behind <= before + _EXPLAINED)
     return np.asarray(from_next | from_last)

@@ -20,7 +20,7 @@ from saferl.errors import ArtefactError, ConfigError, RunFolderError, SaferlErro
 from saferl.registry import Registry
 from saferl.shields.base import Shield, ShieldData
 from saferl.shields.protocol import ActionSpec
-from saferl.storage import atomic_folder, read_json, sha256, write_json
+from saferl.storage import HEADER_HASH, atomic_folder, header_digest, read_json, sha256, write_header
 
 SCHEMA = "saferl.shield/1"
 HEADER, ARRAYS = "shield.json", "shield.safetensors"
@@ -44,7 +44,7 @@ def save_shield(shield: Shield, folder: str | Path) -> Path:
         raise ConfigError(f"{shield.unit}: a shield is saved as JSON and arrays; {error}.") from error
     with atomic_folder(folder) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary / ARRAYS)
-        write_json(temporary / HEADER, {"schema": SCHEMA, "sha256": sha256(temporary / ARRAYS), "shield": tree})
+        write_header(temporary / HEADER, {"schema": SCHEMA, "sha256": sha256(temporary / ARRAYS), "shield": tree})
     return folder
 
 
@@ -66,6 +66,11 @@ def load_shield(folder: Path, shields: Registry) -> Shield:
         found = header.get("schema") if isinstance(header, Mapping) else header
         raise ArtefactError(
             f"A shield must have the schema {SCHEMA!r}; {folder} has {found!r}. Load it with its version."
+        )
+    if header.get(HEADER_HASH) != header_digest(header):
+        raise ArtefactError(
+            f"{folder / HEADER} was changed after it was written: its content does not match its {HEADER_HASH}. "
+            "Copy the shield again from where it was made, or save it anew."
         )
     path = folder / ARRAYS
     if not path.is_file() or sha256(path) != header.get("sha256"):

@@ -187,7 +187,9 @@ class _Inspection(Inspection):
         return shield
 
     def _context(self, step: int) -> ShieldContext:
-        context = self.make_context(self.generator) if self.make_context is not None else ShieldContext()
+        """What is known at a step: the same however often it is asked for."""
+        drawn = np.random.default_rng([self.seed, step, 1])
+        context = self.make_context(drawn) if self.make_context is not None else ShieldContext()
         return replace(context, step=step, generator=np.random.default_rng([self.seed, step]))
 
     def _action(self, spread: float = 1.5) -> Any:

@@ -141,7 +141,7 @@ def test_a_changed_file_of_the_shield_is_refused_like_one_of_the_policy(policy, 
 
 
 def test_a_header_cannot_name_files_outside_the_folder(policy, tmp_path):
-    from saferl.policy.artefact import header_digest
+    from saferl.storage import header_digest
 
     folder = ShieldedController(policy, WallShield(SPACE)).save(tmp_path / "controller")
     path = folder / "artefact.json"

@@ -312,7 +312,7 @@ def test_a_failed_save_leaves_the_older_artefact_and_nothing_else(saved, monkeyp
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(artefact_module, "write_json", fail)
+    monkeypatch.setattr(artefact_module, "write_header", fail)
     with pytest.raises(OSError, match="disk full"):
         save_artefact(saved, trained("discrete"), CONSTRAINTS, {})
     assert [path.name for path in saved.parent.iterdir()] == ["artefact"]

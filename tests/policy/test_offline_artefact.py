@@ -10,11 +10,11 @@ from gymnasium import spaces
 import saferl
 from saferl.constraints import Constraint, ConstraintSet
 from saferl.errors import ArtefactError, ConfigError, UnknownNameError
-from saferl.policy.artefact import HEADER_HASH, header_digest
 from saferl.policy.behaviour import DeterministicMlp, GaussianMlp
 from saferl.policy.offline import POLICIES, OfflinePolicy, policy_class
 from saferl.policy.offline_actor import OfflineActor
 from saferl.policy.offline_artefact import OfflineArtefact, save_offline_artefact
+from saferl.storage import HEADER_HASH, header_digest
 
 CONSTRAINTS = ConstraintSet([Constraint("cost", 5.0), Constraint("other", 2.0)])
 BOX = spaces.Box(np.array([0.0, -3.0], np.float32), np.array([10.0, 3.0], np.float32))

@@ -1,5 +1,6 @@
 """What a backup policy can recover from is allowed, and nothing else; the boundary itself is reached."""
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from saferl.errors import ArtefactError, ConfigError
 from saferl.shields import ActionSpec, BackupRolloutShield, ShieldContext, load_shield, save_shield
 from saferl.shields.twins import AtRest, Brake, DoubleIntegratorTwin, brake_actions
+from saferl.storage import write_header
 from saferl.testing import ShieldPlant, check_shield
 
 
@@ -219,7 +221,7 @@ def test_a_backup_that_is_no_data_cannot_be_saved(tmp_path):
 def test_code_that_is_not_there_is_named(tmp_path):
     folder = save_shield(brake(), tmp_path / "brake")
     header = (folder / "shield.json").read_text(encoding="utf-8")
-    (folder / "shield.json").write_text(header.replace("twins:Brake", "twins:Gone"), encoding="utf-8")
+    write_header(folder / "shield.json", json.loads(header.replace("twins:Brake", "twins:Gone")))
     with pytest.raises(ArtefactError, match="twins:Gone"):
         load_shield(folder)
 

@@ -20,6 +20,7 @@ from saferl.shields import (
     save_shield,
 )
 from saferl.shields.catalogue import CATALOGUE
+from saferl.storage import write_header
 
 BOX = ActionSpec.box([-1.0, -np.inf], [1.0, np.inf])
 
@@ -33,7 +34,7 @@ def edit(folder, change):
     path = folder / "shield.json"
     header = json.loads(path.read_text())
     change(header)
-    path.write_text(json.dumps(header))
+    write_header(path, header)
 
 
 def test_a_shield_comes_back_as_it_was(saved):
@@ -81,6 +82,16 @@ def test_changed_arrays_are_refused(saved):
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(ArtefactError, match="missing or was changed"):
+        load_shield(saved)
+
+
+def test_a_changed_number_in_the_header_is_refused(saved):
+    path = saved / "shield.json"
+    text = path.read_text()
+    changed = text.replace('"time_budget_us": 900.0', '"time_budget_us": 9000.0')
+    assert changed != text
+    path.write_text(changed)
+    with pytest.raises(ArtefactError, match="content does not match its header_sha256"):
         load_shield(saved)
 
 
