@@ -86,8 +86,7 @@ def trained(solver, task, steps, **given):
 
 
 STEPS = {"ppo_lag": 422_400, "cpo": 422_400, "reload": 506_880}
-"""Environment steps of a training; recipes anneal over them. CPO's steps on Paradox A are smaller, and more."""
-CPO_ON_PARADOX_A = 675_840
+"""Environment steps of a training; recipes anneal over them."""
 
 
 def assert_optimal(trace):
@@ -117,8 +116,7 @@ def test_a_uniform_policy_is_not_optimal_by_this_yardstick(task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("solver", ["cpo", "reload"])
 def test_the_last_iterate_is_optimal_and_keeps_the_budget(solver, task):
-    steps = CPO_ON_PARADOX_A if (solver, task) == ("cpo", "ParadoxA-v0") else STEPS[solver]
-    assert_optimal(trained(solver, task, steps))
+    assert_optimal(trained(solver, task, STEPS[solver]))
 
 
 @pytest.mark.parametrize("task", TASKS[:2])

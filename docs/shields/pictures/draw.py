@@ -380,6 +380,50 @@ def diffusion_projector() -> None:
     save_figure(made, path)
 
 
+def hazard_brake() -> None:
+    """Two ways through SafetyPointGoal1 of a driver that sees no hazard: as proposed and as the shield lets it."""
+    import saferl
+    from saferl.shields.hazard_brake import HazardBrake
+
+    env: Any = saferl.make("SafetyPointGoal1-v0")
+    shield, stops = HazardBrake.for_env(env), np.array([1.4 + 1.2j, -1.4 - 0.2j, 1.4 - 0.8j])
+
+    def towards(target: complex, state: Any) -> Any:
+        way = (target - complex(*state["position"])) * np.exp(-1j * state["heading"])
+        turn = float(np.clip(3.0 * np.angle(way), -1.0, 1.0))
+        return np.array([1.0 if abs(np.angle(way)) < 1.0 else 0.0, turn]) * shield.model.saturation
+
+    made, (axes,), path = figure("hazard_brake", size=(5.4, 4.6))
+    for is_shielded, colour, label in ((False, GREY, "as proposed"), (True, BLUE, "with the shield")):
+        obs, _ = env.reset(seed=1)
+        shield.reset()
+        way, cost, reached = [], 0.0, 0
+        for step in range(1000):
+            state = env.get_wrapper_attr("privileged_state")()
+            way.append(state["position"])
+            reached += abs(stops[reached] - complex(*state["position"])) < 0.3
+            if reached == len(stops):
+                break
+            action = towards(stops[reached], state)
+            if is_shielded:
+                action = shield.filter(obs, action, ShieldContext(step=step, privileged=state)).action
+            obs, _, _, _, info = env.step(np.asarray(action, dtype=np.float32))
+            cost += info["cost"]
+        label = f"{label}: cost {cost:.0f}, {reached} of {len(stops)} stops in {len(way)} steps"
+        axes.plot(*np.array(way).T, color=colour, linewidth=1.3, label=label)
+    angle = np.linspace(0, 2 * np.pi, 60)
+    for x, y in state["hazards"]:
+        axes.fill(x + state["hazard_size"] * np.cos(angle), y + state["hazard_size"] * np.sin(angle), RUST, alpha=0.3)
+    axes.plot(stops.real, stops.imag, "*", color=GREEN, markersize=11)
+    axes.plot(*way[0], "o", color=BLUE, markersize=5)
+    axes.set_aspect("equal")
+    axes.set_xlabel("m")
+    axes.set_ylabel("m")
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    save_figure(made, path)
+    env.close()
+
+
 def scu_microgrid() -> None:
     """A day in which the agent asks for no genset and an empty battery, all the time."""
     from saferl.envs.microgrid.baselines import baseline
@@ -417,7 +461,7 @@ PICTURES: dict[str, Callable[[], None]] = {
     draw.__name__: draw
     for draw in (
         action_mask, bounds, rate_limit, cbf_qp, backup_rollout, mpsc, simplex, monitor, composite, tabular_prob,
-        tabular_step, safety_layer, critic, diffusion_projector, scu_microgrid,
+        tabular_step, safety_layer, critic, diffusion_projector, hazard_brake, scu_microgrid,
     )
 }  # fmt: skip
 
