@@ -15,13 +15,14 @@ import torch as th
 from saferl.bench.figure import BUDGET_COLOUR, check_figure, new_figure, save_figure
 from saferl.bench.measure import machine
 from saferl.envs.point_robot import dynamics, manoeuvre
-from saferl.envs.point_robot.behaviours import anywhere, rollout
+from saferl.envs.point_robot.behaviours import anywhere, rollout, seek
 from saferl.envs.point_robot.dynamics import ARENA, Array
 from saferl.envs.point_robot.truth import COARSE, FINE, Resolution, Truth, solve
 from saferl.errors import ConfigError
 from saferl.evaluation.summary import versions
 from saferl.policy import load
 from saferl.policy.feasible_diffusion import FeasibleDiffusion
+from saferl.shields.feasibility import feasibility_shield
 from saferl.solvers.offline.feasibility import calibrate_epsilon
 from saferl.statistics import clopper_pearson
 from saferl.storage import read_json
@@ -178,6 +179,7 @@ def bench_point_robot(
     truth, rows = load_truth("fine", cache, report), []
     for run, policy in zip(runs, policies, strict=True):
         row = _measure(policy, truth, episodes=episodes, calibration=calibration, seed=seed) | _training_of(run)
+        row["shield"] = _as_shield(run, row["epsilon"], episodes=episodes, seed=seed)
         rows.append(row)
         if report is not None:
             worst = max(one["calibrated"]["false_safe"] for one in row["slices"])
@@ -260,7 +262,7 @@ def _measure(policy: FeasibleDiffusion, truth: Truth, *, episodes: int, calibrat
 
 
 def _episodes(policy: FeasibleDiffusion, starts: Array, generator: np.random.Generator) -> dict[str, Any]:
-    """One episode of the stochastic policy from each of ``starts``: arrays (E,)."""
+    """One episode of the stochastic policy from each of ``starts``; see :func:`_outcomes`."""
     noise = th.Generator().manual_seed(int(generator.integers(2**62)))
     steps, count, width = policy.noise_shape
 
@@ -270,6 +272,11 @@ def _episodes(policy: FeasibleDiffusion, starts: Array, generator: np.random.Gen
         actions: npt.NDArray[np.float32] = policy.choose_from(observations, drawn).numpy()
         return actions
 
+    return _outcomes(starts, act)
+
+
+def _outcomes(starts: Array, act: Callable[[Array], npt.ArrayLike]) -> dict[str, Any]:
+    """One episode from each of ``starts``: arrays (E,)."""
     data = rollout(starts, act)
     ends = np.flatnonzero(data["terminals"] | data["timeouts"]) + 1
     begins = np.concatenate([[0], ends[:-1]])
@@ -283,6 +290,21 @@ def _episodes(policy: FeasibleDiffusion, starts: Array, generator: np.random.Gen
         "steps": ends - begins,
         "returns": np.add.reduceat(data["rewards"].astype(np.float64), begins),
     }
+
+
+def _as_shield(run: Path, epsilon: float, *, episodes: int, seed: int) -> dict[str, Any]:
+    """A driver that sees no hazard, alone and behind the shield that the run's values make, from feasible starts."""
+    shield = feasibility_shield(run, epsilon=epsilon)
+    starts = manoeuvre.feasible_starts(episodes, np.random.default_rng([seed, 4]))
+
+    def reckless(states: Array) -> Array:
+        return seek(states, 1.0)
+
+    def filtered(states: Array) -> Array:
+        proposed, observations = reckless(states), dynamics.observe(states).astype(np.float32)
+        return np.array([decision.action for decision in shield.filter_batch(observations, proposed)])
+
+    return {name: _summary(_outcomes(starts, act)) for name, act in (("alone", reckless), ("shielded", filtered))}
 
 
 def _summary(found: Mapping[str, Any]) -> dict[str, Any]:

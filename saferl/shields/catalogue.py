@@ -157,6 +157,13 @@ CATALOGUE: Mapping[str, ShieldFacts] = {
         "empirical",
         "under 10 ms",
     ),
+    "velocity_cap": ShieldFacts(
+        "saferl.shields.velocity_cap:VelocityCap",
+        "Keeps the runners of the velocity tasks below their limit by a fitted model of the next speed.",
+        ("cost model",),
+        "empirical",
+        "under 1 ms",
+    ),
     "scu_microgrid": ShieldFacts(
         "saferl.shields.scu:MicrogridShield",
         "A tree of shielded controller units that keeps a remote microgrid balanced.",

@@ -424,6 +424,41 @@ def hazard_brake() -> None:
     env.close()
 
 
+def velocity_cap() -> None:
+    """The speed of the next step, in the simulator, from fast states: as proposed and as executed."""
+    import saferl
+    from saferl.shields.velocity_cap import VelocityCap
+
+    env: Any = saferl.make("SafetyHalfCheetahVelocity-v1")
+    shield, generator, rows = VelocityCap.for_env(env), np.random.default_rng(0), []
+    limit = env.get_wrapper_attr("task").threshold
+
+    def speed(state: Any, action: Any) -> float:
+        env.get_wrapper_attr("set_state")(state)
+        return float(env.step(np.asarray(action, dtype=np.float32))[-1]["margins"]["cost"] + limit)
+
+    for seed in range(150):
+        env.reset(seed=seed)
+        speeds = env.unwrapped.data.qvel.copy()
+        speeds[0] = limit * generator.uniform(0.7, 1.3)
+        env.unwrapped.set_state(env.unwrapped.data.qpos.copy(), speeds)
+        for _ in range(generator.integers(1, 6)):
+            obs, *_ = env.step(generator.uniform(-1.0, 1.0, 6).astype(np.float32))
+        proposed, state = generator.uniform(-1.0, 1.0, 6), env.get_wrapper_attr("get_state")()
+        rows.append([speed(state, proposed), speed(state, shield.filter(obs, proposed).action)])
+    before, after = np.array(rows).T
+    made, (axes,), path = figure("velocity_cap", size=(4.8, 3.8))
+    axes.plot([0.5, 4.5], [0.5, 4.5], color=GREY, linewidth=0.8, label="unchanged")
+    axes.axhline(limit, color=RUST, linewidth=1.0, label="limit")
+    axes.axhline(shield.limits[0], color=RUST, linewidth=1.0, linestyle=":", label="limit less margin")
+    axes.plot(before, after, "o", color=BLUE, markersize=3, label="150 fast states")
+    axes.set_xlabel("speed of the next step as proposed (m/s)")
+    axes.set_ylabel("as executed (m/s)")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    save_figure(made, path)
+    env.close()
+
+
 def scu_microgrid() -> None:
     """A day in which the agent asks for no genset and an empty battery, all the time."""
     from saferl.envs.microgrid.baselines import baseline
@@ -461,7 +496,8 @@ PICTURES: dict[str, Callable[[], None]] = {
     draw.__name__: draw
     for draw in (
         action_mask, bounds, rate_limit, cbf_qp, backup_rollout, mpsc, simplex, monitor, composite, tabular_prob,
-        tabular_step, safety_layer, critic, diffusion_projector, hazard_brake, scu_microgrid,
+        tabular_step, safety_layer, critic, diffusion_projector, hazard_brake, velocity_cap,
+        scu_microgrid,
     )
 }  # fmt: skip
 
