@@ -50,7 +50,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE: an option; see 'saferl list options SOLVER'.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Named options of an offline solver, for example small.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Named options of an offline solver: small (default) or published.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda, cuda:1. [auto]")] = None,
     init_from: Annotated[
         Path | None, typer.Option(help="Artefact or run folder whose policy and normaliser to start from.")
@@ -158,7 +160,7 @@ def _arguments(request: Any, assignments: list[str], has_recipe: bool, preset: s
 def _offline_arguments(request: Any, assignments: list[str], preset: str | None) -> dict[str, Any]:
     """The arguments of :func:`saferl.train` for a data file; what belongs to environments is refused there."""
     from saferl.solvers import SOLVERS
-    from saferl.solvers.offline.base import choose_options
+    from saferl.solvers.offline.base import choose_options, choose_preset
     from saferl.training.kinds import refuse_online_arguments
     from saferl.training.settings import OfflineSettings, split_assignments
 
@@ -173,12 +175,13 @@ def _offline_arguments(request: Any, assignments: list[str], preset: str | None)
     }
     refuse_online_arguments(request.solver, request.env, **online)
     solver = SOLVERS.load(request.solver)
+    preset, steps = choose_preset(solver, preset)
     base = {**asdict(choose_options(solver, preset, {})), **request.options}
     options, settings = split_assignments(assignments, solver.config_class, base, OfflineSettings)
     return {
         "solver": request.solver,
         "env_id": request.env,
-        "steps": solver.default_steps if request.steps is None else request.steps,
+        "steps": steps if request.steps is None else request.steps,
         "budgets": request.budgets or None,
         "preset": preset,
         "options": asdict(options),

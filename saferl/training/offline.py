@@ -28,7 +28,7 @@ from saferl.errors import ConfigError, DataError, RunFolderError
 from saferl.evaluation.summary import versions
 from saferl.policy.offline_artefact import save_offline_artefact
 from saferl.solvers import SOLVERS
-from saferl.solvers.offline.base import OfflineSolver, choose_options
+from saferl.solvers.offline.base import OfflineSolver, choose_options, choose_preset
 from saferl.solvers.offline.data import known_env, make_env
 from saferl.storage import (
     atomic_folder,
@@ -65,7 +65,7 @@ class OfflineJob:
 
     solver: str
     data: Path
-    steps: int | None = None
+    steps: int
     seed: int = 0
     budgets: Mapping[str, float] | None = None
     preset: str | None = None
@@ -74,7 +74,7 @@ class OfflineJob:
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading the data."""
-        if self.steps is not None and self.steps < 1:
+        if self.steps < 1:
             raise ConfigError(f"The number of steps must be at least 1; got {self.steps}.")
         if self.seed < 0:
             raise ConfigError(f"The seed must be at least 0; got {self.seed}.")
@@ -99,11 +99,12 @@ def train_offline(
         solver: Name of an offline solver (``saferl list solvers``).
         data: A data file.
         out: New folder; one that holds files is refused and left as it is.
-        steps: Updates; the solver's own number if None.
+        steps: Updates; if None 20,000 with the preset ``small``, else the solver's own number.
         seed: Seed of everything random in the run.
         budgets: What must hold, as sums per episode: solvers that train for budgets train for these, and evaluations
             judge by them. None: those of the data's environment, or of the metadata, to judge by.
-        preset: Named options of the solver.
+        preset: Named options of the solver; ``small``, which trains in minutes, if None and the solver has it.
+            ``published`` takes the sizes of the paper.
         options: Single options on top of them.
         settings: Options of the run.
         progress: Called whenever a row is logged, with the updates done and what was logged.
@@ -122,6 +123,8 @@ def train_offline(
             f"{solver} learns in an environment, not from data; got the data {data}. Name an environment, or an "
             "offline solver (saferl list solvers)."
         )
+    preset, own_steps = choose_preset(SOLVERS.load(solver), preset)
+    steps = own_steps if steps is None else steps
     job = OfflineJob(
         solver, Path(data), steps, seed, budgets, preset, dict(options or {}), settings or OfflineSettings()
     )
@@ -212,7 +215,7 @@ def _describe(job: OfflineJob, dataset: Dataset, model: OfflineSolver) -> dict[s
         "env_kwargs": dict(dataset.metadata.env_kwargs),
         "cost": None,
         "seed": job.seed,
-        "steps": job.steps or model.default_steps,
+        "steps": job.steps,
         "constraints": _constraints(job, dataset).to_list(),
         "trained_for": EXPECTED_COSTS,
         "train_budgets": dict(job.budgets) if job.budgets else None,

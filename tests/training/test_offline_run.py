@@ -13,7 +13,9 @@ import pytest
 
 import saferl
 from saferl.data import write_dsrl
-from saferl.errors import ConfigError, DataError, RunFolderError
+from saferl.errors import ConfigError, DataError, RunFolderError, UnknownNameError
+from saferl.solvers.offline.base import choose_preset
+from saferl.solvers.offline.fisor import FISOR
 from saferl.testing.offline_checker import small_data
 from saferl.training import OfflineSettings, RunSettings
 
@@ -50,6 +52,15 @@ def cut_at(step):
             raise CutError
 
     return progress
+
+
+def test_nobody_who_names_no_preset_waits_for_the_published_sizes(data, tmp_path):
+    run(data, tmp_path / "run", preset=None)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["preset"] == "small"
+    assert choose_preset(FISOR, None) == ("small", 20_000)
+    assert choose_preset(FISOR, "published") == ("published", 1_000_000)
+    with pytest.raises(UnknownNameError, match="tiny"):
+        choose_preset(FISOR, "tiny")
 
 
 def test_the_folder_says_what_the_run_was(data, tmp_path):

@@ -70,7 +70,9 @@ class OfflineSolver(abc.ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"published": {}}
     """Named options, as far as they differ from the defaults."""
     default_steps: ClassVar[int] = 100_000
-    """Updates where nobody says how many."""
+    """Updates at the published sizes where nobody says how many."""
+    small_steps: ClassVar[int] = 20_000
+    """Updates of the preset ``small`` where nobody says how many: minutes on two cores."""
 
     sampling: ClassVar[str] = "offline"
     """Tells it from solvers that need an environment."""
@@ -245,6 +247,17 @@ class OfflineSolver(abc.ABC):
         if self.data is None:
             raise UsageError(f"{type(self).__name__} has not been trained. Call fit(dataset, steps=...) first.")
         return self.data
+
+
+def choose_preset(solver: type[OfflineSolver], preset: str | None) -> tuple[str | None, int]:
+    """The preset that ``saferl train`` takes, ``small`` where there is one and nobody chose, and its number of updates.
+
+    Raises:
+        UnknownNameError: an unknown preset.
+    """
+    chosen = preset if preset is not None or "small" not in solver.presets else "small"
+    choose_options(solver, chosen, {})
+    return chosen, solver.small_steps if chosen == "small" else solver.default_steps
 
 
 def choose_options(solver: type[OfflineSolver], preset: str | None, options: Mapping[str, Any]) -> Any:
