@@ -30,7 +30,9 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help=f"Environment steps, over all environments [{_STEPS}]; offline: updates [the solver's own]."),
+        typer.Option(
+            help=f"Environment steps, over all environments [{_STEPS}]; offline: updates, by default as many as suit it."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in the run. [0]")] = None,
     seeds: Annotated[str | None, typer.Option(help="0-4 or 0,5,10: one run per seed, in OUT/seed-N.")] = None,

@@ -64,8 +64,17 @@ def add_noise(actions: th.Tensor, noise: th.Tensor, alpha_bar: th.Tensor) -> th.
 
 
 def posterior_mean(noised: th.Tensor, predicted: th.Tensor, alpha: float, alpha_bar: float) -> th.Tensor:
-    """Mean of the action one step earlier, ``(a_t - (1 - alpha) / sqrt(1 - abar) eps) / sqrt(alpha)``."""
-    return (noised - (1.0 - alpha) / math.sqrt(1.0 - alpha_bar) * predicted) / math.sqrt(alpha)
+    """Mean of the action one step earlier, for an action in [-1, 1] (Ho et al. 2020, equations 7 and 15).
+
+    The clean action that the noise implies, ``a_0 = clip((a_t - sqrt(1 - abar) eps) / sqrt(abar), -1, 1)``, is mixed
+    with the noised one: ``(sqrt(abar') (1 - alpha) a_0 + sqrt(alpha) (1 - abar') a_t) / (1 - abar)`` with
+    ``abar' = abar / alpha``.
+    """
+    before = alpha_bar / alpha
+    clean = th.sub(noised, predicted, alpha=math.sqrt(1.0 - alpha_bar)).mul_(1.0 / math.sqrt(alpha_bar)).clamp_(-1, 1)
+    of_clean = math.sqrt(before) * (1.0 - alpha) / (1.0 - alpha_bar)
+    of_noised = math.sqrt(alpha) * (1.0 - before) / (1.0 - alpha_bar)
+    return clean.mul_(of_clean).add_(noised, alpha=of_noised)
 
 
 class Denoiser(nn.Module):
@@ -204,8 +213,7 @@ class FusedSampler:
             actions = posterior_mean(actions, predicted, float(alpha[step]), float(alpha_bar[step]))
             if step > 0:
                 actions = actions.add_(noise[len(self.schedule) - step], alpha=math.sqrt(beta[step]))
-            actions = actions.clamp_(-1.0, 1.0)
-        return actions
+        return actions.clamp_(-1.0, 1.0)
 
 
 def _mish_(values: th.Tensor) -> th.Tensor:

@@ -71,6 +71,32 @@ def feasible_weights(
     return th.where(values <= 0.0, th.where(action_values <= 0.0, rewarding, 0.0), safest)
 
 
+def contrasted_weights(
+    values: th.Tensor,
+    action_values: th.Tensor,
+    reward_values: th.Tensor,
+    *,
+    reward_temperature: float,
+    cost_temperature: float,
+) -> th.Tensor:
+    """The weights of :func:`feasible_weights`, divided by their mean over other actions in the same state, (B,).
+
+    So every state weighs about the same and no baseline is needed, whose error may be larger than the difference that
+    one action makes. They lie between 0 and K.
+
+    Args:
+        values: V_h(s), (B,).
+        action_values: Q_h of K actions in each state, (B, K); the first is the one that is weighed.
+        reward_values: Q_r of the same actions, (B, K).
+        reward_temperature: Sharpness towards reward in feasible states.
+        cost_temperature: Sharpness towards safety in infeasible states.
+    """
+    rewarding = (reward_temperature * reward_values).masked_fill(action_values > 0.0, -th.inf)
+    logits = th.where((values <= 0.0).unsqueeze(1), rewarding, -cost_temperature * action_values)
+    # Where no action is safe, all logits are -inf and the weight is 0.
+    return logits.shape[1] * th.softmax(logits, dim=1)[:, 0].nan_to_num(0.0)
+
+
 def margins_of(dataset: Dataset, source: str, cost_scale: float) -> tuple[Floats, Floats | None]:
     """Largest margin h (N,) of every transition and of its next state, None where the data do not say.
 

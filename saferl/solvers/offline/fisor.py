@@ -32,8 +32,10 @@ Differences from the paper:
   known ``h(s')``, which it cannot lie below at the fixed point.
 - Of several constraints h is the largest margin; without margins h is -1 for a transition free of costs and
   ``cost_scale`` otherwise.
-- Observations can be standardised, the constraint tightened by ``margin``, and the most rewarding safe candidate taken
-  instead of the safest. The preset ``small`` does so and is not from the paper.
+- Not from the paper, and used by the preset ``small`` alone: ``standardise``, ``margin_limit``, ``feasibility_gamma``,
+  ``contrast`` (weights relative to other actions in the same state), ``margin`` (tightens the constraint), the most
+  rewarding safe candidate instead of the safest, critics that learn alone at first and ever more slowly.
+- A step back in sampling clips the clean action that the noise implies, not the noised one.
 - The ranges of the returns that scale rewards are those of the data at hand.
 - The updates of V_r and V_h are one of a batched network, and so are those of Q_r and Q_h; order and targets are the
   same.
@@ -65,8 +67,12 @@ class FISORConfig:
     """Where h comes from: the data's signed margins, their costs, or margins if there are any."""
     cost_scale: float = 25.0
     """h of a transition that costs something, where h comes from costs; without cost it is -1."""
+    margin_limit: float = 0.0
+    """Size to which margins are clipped, since how safe a state far from the border is does not matter; 0: none."""
     gamma: float = 0.99
-    """Discount factor of rewards and of the feasible Bellman operator, in [0, 1)."""
+    """Discount factor of rewards, in [0, 1)."""
+    feasibility_gamma: float = 0.99
+    """Discount factor of the feasible Bellman operator, in [0, 1)."""
     expectile: float = 0.9
     """Expectile of the reward value, in (0, 1)."""
     feasibility_expectile: float = 0.9
@@ -79,6 +85,8 @@ class FISORConfig:
     """Largest weight in feasible states."""
     max_infeasible_weight: float = 150.0
     """Largest weight in infeasible states."""
+    contrast: int = 0
+    """Actions of other transitions that a weight is normalised with, state by state; 0: weights as published."""
     reward_span: float = 0.0
     """Rewards are multiplied so that returns span this many times the longest episode; 0: left as they are."""
     standardise: bool = False
@@ -87,6 +95,10 @@ class FISORConfig:
     """Step size of Adam, for all networks."""
     actor_decay: int = 3_000_000
     """Updates of the denoiser over which its step size falls to 0 along a cosine."""
+    actor_start: int = 0
+    """Updates of the critics before the first of the denoiser."""
+    critic_decay: int = 0
+    """Updates of the critics over which their step size falls to 0 along a cosine; 0: it stays."""
     critic_batch: int = 256
     """Transitions per update of the critics: the first of the step's."""
     actor_batch: int = 1024
@@ -129,8 +141,11 @@ class FISORConfig:
                 *("actor_batch", "actor_updates", "tau", "actor_tau", "denoising_steps", "candidates", "width"),
                 *("blocks", "expansion", "time_features", "time_width", "expectile", "feasibility_expectile"),
             ),
-            non_negative=("reward_temperature", "cost_temperature", "reward_span", "margin"),
-            unit=("gamma", "expectile", "feasibility_expectile", "tau", "actor_tau", "dropout"),
+            non_negative=(
+                *("reward_temperature", "cost_temperature", "reward_span", "margin", "margin_limit", "contrast"),
+                *("actor_start", "critic_decay"),
+            ),
+            unit=("gamma", "feasibility_gamma", "expectile", "feasibility_expectile", "tau", "actor_tau", "dropout"),
         )
 
 
@@ -196,10 +211,11 @@ class FISOR(OfflineSolver):
         drawn = max(config.actor_updates * config.actor_batch, config.critic_batch)
         batch = self.source.batch(self.random.integers(self.source.size, size=drawn), networks.policy)
         metrics: dict[str, float] = {}
-        for index in range(config.actor_updates):
+        done = (self.num_updates - config.actor_start) * config.actor_updates
+        for index in range(config.actor_updates if done >= 0 else 0):
             part = batch.rows(index * config.actor_batch, config.actor_batch)
-            metrics = networks.update_actor(part, self.generator, self.num_updates * config.actor_updates + index)
-        return metrics | networks.update_critics(batch.rows(0, config.critic_batch))
+            metrics = networks.update_actor(part, self.generator, done + index)
+        return metrics | networks.update_critics(batch.rows(0, config.critic_batch), self.num_updates)
 
     def publish(self) -> FeasibleDiffusion:
         """The running average of the denoiser, with the critics and V_h of now."""
@@ -228,7 +244,9 @@ class _Source:
 
     def __init__(self, dataset: Dataset, config: FISORConfig) -> None:
         self.dataset, self.size = dataset, len(dataset)
-        self.h, self.next_h = margins_of(dataset, config.margins, config.cost_scale)
+        limit = config.margin_limit or np.inf
+        h, next_h = margins_of(dataset, config.margins, config.cost_scale)
+        self.h, self.next_h = h.clip(-limit, limit), None if next_h is None else next_h.clip(-limit, limit)
         self.rewards = dataset.rewards * np.float32(reward_factor(dataset, config.reward_span))
 
     def batch(self, rows: npt.NDArray[np.int64], policy: FeasibleDiffusion) -> Batch:

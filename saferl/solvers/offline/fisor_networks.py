@@ -13,7 +13,13 @@ from saferl.policy.critic import QEnsemble
 from saferl.policy.diffusion import denoising_errors
 from saferl.policy.ensemble import Ensemble
 from saferl.policy.feasible_diffusion import FeasibleDiffusion
-from saferl.solvers.offline.feasibility import expectile_loss, feasible_targets, feasible_weights, next_feasibility
+from saferl.solvers.offline.feasibility import (
+    contrasted_weights,
+    expectile_loss,
+    feasible_targets,
+    feasible_weights,
+    next_feasibility,
+)
 
 if TYPE_CHECKING:
     from saferl.solvers.offline.fisor import FISORConfig
@@ -81,9 +87,18 @@ class FISORNetworks:
         self.critic_optimizer = th.optim.Adam(self.critics.parameters(), lr=rate, fused=True)
         self.actor_optimizer = th.optim.Adam(self.denoiser.parameters(), lr=rate, fused=True)
 
-    def update_critics(self, data: Batch) -> dict[str, float]:
-        """Move V_r and V_h, then Q_r and Q_h, then the running averages; the losses."""
+    def update_critics(self, data: Batch, count: int) -> dict[str, float]:
+        """Move V_r and V_h, then Q_r and Q_h, then the running averages; the losses.
+
+        Args:
+            data: A batch.
+            count: Updates of the critics before this one.
+        """
         config, actions = self.config, data.actions.unsqueeze(1)
+        if config.critic_decay:
+            rate = config.learning_rate * cosine(count, config.critic_decay)
+            _set_rate(self.value_optimizer, rate)
+            _set_rate(self.critic_optimizer, rate)
         with th.no_grad():
             targets = self.targets(data.features, actions).squeeze(-1)
         reward_values, values = self.values(data.features)
@@ -94,7 +109,7 @@ class FISORNetworks:
             next_reward_values, next_values = self.values(data.next_features)
             reward_targets = data.rewards + config.gamma * (~data.terminals).float() * next_reward_values
             next_values = next_feasibility(next_values, data.h, data.next_h, data.terminals)
-            h_targets = feasible_targets(data.h, next_values, config.gamma)
+            h_targets = feasible_targets(data.h, next_values, config.feasibility_gamma)
         predicted = self.critics(data.features, actions).squeeze(-1)
         reward_loss = (reward_targets - predicted[2:]).square().mean()
         loss = (h_targets - predicted[:2]).square().mean()
@@ -102,6 +117,28 @@ class FISORNetworks:
         polyak_update(self.critics.parameters(), self.targets.parameters(), config.tau)
         losses = {"reward_value": reward_value_loss, "value": value_loss, "reward_critic": reward_loss, "critic": loss}
         return {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
+
+    def weights(self, data: Batch) -> tuple[th.Tensor, th.Tensor]:
+        """Weights of the transitions in the denoiser's loss, and V_h of their states, (B,) each."""
+        config = self.config
+        actions = th.stack([data.actions.roll(shift, 0) for shift in range(config.contrast + 1)], dim=1)
+        with th.no_grad():
+            targets = self.targets(data.features, actions)
+            reward_values, values = self.values(data.features)
+        tightened, action_values = values + config.margin, targets[:2].amax(dim=0) + config.margin
+        action_rewards = targets[2:].amin(dim=0)
+        temperatures = {name: getattr(config, name) for name in ("reward_temperature", "cost_temperature")}
+        if config.contrast:
+            return contrasted_weights(tightened, action_values, action_rewards, **temperatures), values
+        weights = feasible_weights(
+            tightened,
+            action_values[:, 0],
+            action_rewards[:, 0] - reward_values,
+            max_weight=config.max_weight,
+            max_infeasible_weight=config.max_infeasible_weight,
+            **temperatures,
+        )
+        return weights, values
 
     def update_actor(self, data: Batch, generator: th.Generator, count: int) -> dict[str, float]:
         """Move the denoiser and its running average; the loss and what the weights look like.
@@ -112,25 +149,12 @@ class FISORNetworks:
             count: Updates of the denoiser before this one.
         """
         config = self.config
-        with th.no_grad():
-            targets = self.targets(data.features, data.actions.unsqueeze(1)).squeeze(-1)
-            reward_values, values = self.values(data.features)
-            weights = feasible_weights(
-                values + config.margin,
-                targets[:2].amax(dim=0) + config.margin,
-                targets[2:].amin(dim=0) - reward_values,
-                reward_temperature=config.reward_temperature,
-                cost_temperature=config.cost_temperature,
-                max_weight=config.max_weight,
-                max_infeasible_weight=config.max_infeasible_weight,
-            )
+        weights, values = self.weights(data)
         step = th.randint(config.denoising_steps, (len(weights),), generator=generator)
         noise = th.randn(data.actions.shape, generator=generator)
         errors = denoising_errors(self.denoiser, data.features, data.actions, step, noise, self.alpha_bar)
         loss = (weights * errors).mean()
-        rate = config.learning_rate * cosine(count, config.actor_decay)
-        for group in self.actor_optimizer.param_groups:
-            group["lr"] = rate
+        _set_rate(self.actor_optimizer, config.learning_rate * cosine(count, config.actor_decay))
         _step(self.actor_optimizer, loss)
         polyak_update(self.denoiser.parameters(), self.policy.denoiser.parameters(), config.actor_tau)
         return {
@@ -162,6 +186,11 @@ class FISORNetworks:
 def cosine(count: int, decay: int) -> float:
     """Factor of the step size after ``count`` updates: from 1 to 0 at ``decay`` along half a cosine, 0 afterwards."""
     return 0.5 * (1.0 + math.cos(math.pi * min(count / decay, 1.0)))
+
+
+def _set_rate(optimizer: th.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:

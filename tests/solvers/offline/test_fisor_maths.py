@@ -13,6 +13,7 @@ from saferl.data.dataset import Dataset
 from saferl.errors import ConfigError, DataError
 from saferl.solvers.offline.feasibility import (
     calibrate_epsilon,
+    contrasted_weights,
     expectile_loss,
     feasible_targets,
     feasible_weights,
@@ -75,6 +76,22 @@ def test_weights_are_clipped_at_their_own_limits_even_where_the_exponential_over
     values, action_values = th.tensor([-1.0, 400.0]), th.tensor([-1.0, -400.0])
     weights = feasible_weights(values, action_values, th.tensor([1e4, 1e4]), **TEMPERATURES)
     np.testing.assert_array_equal(weights, [100.0, 150.0])
+
+
+def test_contrasted_weights_compare_with_the_other_actions_of_the_state():
+    # Feasible: of three actions the second is unsafe; infeasible: the less of a violation, the more weight.
+    values = th.tensor([-1.0, 1.0])
+    action_values, reward_values = th.tensor([[-0.5, 0.5, -0.2], [0.4, 0.2, 0.6]]), th.tensor([[2.0, 9.0, 1.0]] * 2)
+    weights = contrasted_weights(values, action_values, reward_values, reward_temperature=3.0, cost_temperature=5.0)
+    shares = [math.exp(6) / (math.exp(6) + math.exp(3)), math.exp(-2) / sum(map(math.exp, (-2, -1, -3)))]
+    np.testing.assert_allclose(weights, 3 * np.array(shares), rtol=1e-6)
+
+
+def test_contrasted_weights_do_not_ask_how_good_the_state_is_and_are_zero_where_no_action_is_safe():
+    options = {"reward_temperature": 3.0, "cost_temperature": 400.0}
+    values, rewards = th.tensor([2.0, 2.0, -1.0]), th.zeros(3, 2)
+    weights = contrasted_weights(values, th.tensor([[7.0, 7.5], [0.0, 0.5], [0.1, 0.2]]), rewards, **options)
+    np.testing.assert_allclose(weights, [2.0, 2.0, 0.0])
 
 
 def test_the_step_size_falls_to_a_half_and_to_nothing_along_a_cosine():
