@@ -31,7 +31,7 @@ def train(
     steps: Annotated[
         int | None,
         typer.Option(
-            help=f"Environment steps, over all environments [{_STEPS}]; offline: updates, by default as many as suit it."
+            help=f"Environment steps, over all environments [{_STEPS}]; offline: updates (the solver says how many)."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in the run. [0]")] = None,
